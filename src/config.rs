@@ -1,0 +1,159 @@
+//! The agent's configuration: read from defaults, file, environment and flags, checked whole, with
+//! all faults reported at once. Nothing else in the program reads the environment.
+//!
+//! ```text
+//! file, environment, flags --settings, load--> merged --extract--> Raw --validate--> Config
+//!                                                 \_________ faults, all of them ________/
+//! ```
+
+mod extract;
+mod fault;
+mod keys;
+mod load;
+mod raw;
+mod settings;
+mod token;
+mod validate;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use url::Url;
+
+pub use self::{
+    fault::{ConfigError, Fault},
+    load::{Flag, Overrides, environment, load},
+    raw::schema,
+    token::TokenError,
+};
+use crate::{ids::AgentId, protocol::record::PortRange};
+
+/// A configuration that is known to be sane.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this is.
+    pub agent: Agent,
+    /// Whom it obeys.
+    pub server: Server,
+    /// The engine.
+    pub docker: Docker,
+    /// How rentals are reached.
+    pub network: Network,
+    /// How much is rented out.
+    pub resources: ResourceLimits,
+    /// What is refused, whatever the server says.
+    pub policy: Policy,
+    /// GPUs.
+    pub gpu: Gpu,
+    /// The machine.
+    pub host: HostOptions,
+    /// Logging.
+    pub log: Log,
+}
+
+/// Who this is.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct Agent {
+    pub id: AgentId,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The central server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `ws` or `wss`, without the session's path.
+    pub url: Url,
+    /// The bearer token.
+    pub token: Token,
+    /// PEM; trusted beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where the bearer token comes from.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Token {
+    Static(SecretString),
+    /// Read at each dial, so that it can be rotated.
+    File(PathBuf),
+}
+
+/// The container engine.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    /// `unix:///…`
+    pub host: String,
+    /// Without any sign of life for so long a pull is given up.
+    pub pull_stall: Duration,
+}
+
+/// How rentals are reached.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The bridge network that all rentals share.
+    pub name: String,
+    /// Its subnet; unset: the engine chooses.
+    pub subnet: Option<ipnet::Ipv4Net>,
+    /// Host ports for rentals.
+    pub port_range: PortRange,
+    /// Where renters reach this host.
+    pub public_address: Option<String>,
+}
+
+/// How much is rented out.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct ResourceLimits {
+    /// Kept for the host, in cores.
+    pub reserve_cpus: f64,
+    pub reserve_memory_bytes: u64,
+    pub reserve_disk_bytes: u64,
+    /// Rentals at once.
+    pub instances: u32,
+    /// For a spec without GPUs that names none.
+    pub default_cpus: f64,
+    pub default_memory_bytes: u64,
+    pub pids_limit: u32,
+    pub log_max_bytes: u64,
+    pub log_files: u32,
+    /// Name to (soft, hard).
+    pub ulimits: BTreeMap<String, (i64, i64)>,
+}
+
+/// What is refused, whatever the server says.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// `host[:port]`; unset: every registry but IP literals, private, loopback or link-local hosts,
+    /// and ports other than 443.
+    pub allowed_registries: Option<Vec<String>>,
+    /// Let rentals use sudo: lifts no-new-privileges.
+    pub sudo: bool,
+    /// OCI runtime of all rentals.
+    pub runtime: Option<String>,
+}
+
+/// GPUs.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct Gpu {
+    /// Unset: `libnvidia-ml.so.1` by the loader's search.
+    pub nvml_library: Option<PathBuf>,
+    pub driver_capabilities: String,
+}
+
+/// The machine.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct HostOptions {
+    pub boot_id_file: PathBuf,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `tracing` filter directives.
+    pub filter: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
