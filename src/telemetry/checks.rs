@@ -1,0 +1,196 @@
+//! Verdicts on what has been seen: engine, disks, GPUs and their probe, clock. No IO, no clock.
+
+use crate::{
+    gpu::watch::GpuReport,
+    instance::publish::Snapshot,
+    protocol::{
+        message::HealthCheck,
+        record::{Disk, EngineStatus, Health},
+    },
+};
+
+/// Server time and host time differ by more: something is wrong with one of them.
+const SKEW_WARNING_S: f64 = 5.0;
+/// By more: not rentable.
+const SKEW_FAILED_S: f64 = 60.0;
+
+/// All that verdicts are made from.
+pub(super) struct Seen<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) probe: &'a GpuReport,
+    /// `None` while a file system does not answer.
+    pub(super) disks: Option<&'a [Disk]>,
+    pub(super) reserve_disk_bytes: u64,
+}
+
+/// One verdict on each part, in an order that does not change.
+pub(super) fn all(seen: &Seen<'_>) -> Vec<HealthCheck> {
+    let mut checks = vec![engine(seen.snapshot.status.engine)];
+    for known in &seen.snapshot.host.disks {
+        checks.push(disk(known, seen));
+    }
+    checks.push(probe(seen.probe));
+    for gpu in &seen.snapshot.gpus {
+        let message = gpu.health_reasons.join("; ");
+        checks.push(check("gpu", gpu.uuid.as_str(), gpu.health, message));
+    }
+    checks.push(clock(seen.snapshot.status.clock_offset_s));
+    checks
+}
+
+fn check(name: &str, subject: &str, status: Health, message: impl Into<String>) -> HealthCheck {
+    HealthCheck {
+        name: name.to_owned(),
+        subject: subject.to_owned(),
+        status,
+        message: message.into(),
+        value: None,
+        threshold: None,
+    }
+}
+
+fn engine(status: EngineStatus) -> HealthCheck {
+    let (health, message) = match status {
+        EngineStatus::Ok => (Health::Ok, "it answers"),
+        EngineStatus::Degraded => (Health::Warning, "it takes connections and is silent"),
+        EngineStatus::Unavailable => (Health::Failed, "it cannot be reached"),
+    };
+    check("engine", "docker", health, message)
+}
+
+fn disk(known: &Disk, seen: &Seen<'_>) -> HealthCheck {
+    let found = seen
+        .disks
+        .and_then(|disks| disks.iter().find(|disk| disk.mount == known.mount));
+    let (health, message) = match found {
+        None => (Health::Unknown, "the file system does not answer"),
+        Some(disk) if disk.free_bytes < seen.reserve_disk_bytes => {
+            (Health::Failed, "less is free than is kept for the host")
+        }
+        Some(_) => (Health::Ok, "there is room"),
+    };
+    HealthCheck {
+        value: found.map(|disk| float(disk.free_bytes)),
+        threshold: Some(float(seen.reserve_disk_bytes)),
+        ..check("disk", &known.mount, health, message)
+    }
+}
+
+fn probe(report: &GpuReport) -> HealthCheck {
+    let message = report.problem.as_deref().unwrap_or(if report.complete {
+        "the driver answers"
+    } else {
+        "the driver has not answered yet"
+    });
+    check("gpu_probe", "nvidia", report.health, message)
+}
+
+fn clock(offset_s: Option<f64>) -> HealthCheck {
+    let (health, message) = match offset_s.map(f64::abs) {
+        None => (Health::Unknown, "the server has not told the time yet"),
+        Some(off) if off > SKEW_FAILED_S => (Health::Failed, "the host's clock is wrong"),
+        Some(off) if off > SKEW_WARNING_S => (Health::Warning, "the host's clock is off"),
+        Some(_) => (Health::Ok, "the clocks agree"),
+    };
+    HealthCheck {
+        value: offset_s,
+        threshold: Some(SKEW_WARNING_S),
+        ..check("clock", "host", health, message)
+    }
+}
+
+/// The nearest floating point number, without a cast.
+fn float(number: u64) -> f64 {
+    let half = |part: u64| f64::from(u32::try_from(part & 0xffff_ffff).unwrap_or(u32::MAX));
+    half(number >> 32) * 4_294_967_296.0 + half(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::record::{Host, Status};
+
+    const RESERVE: u64 = 10 << 30;
+
+    fn disk_of(free_bytes: u64) -> Disk {
+        Disk {
+            mount: "/".to_owned(),
+            total_bytes: 100 << 30,
+            free_bytes,
+        }
+    }
+
+    fn verdict(name: &str, status: Status, probe: Health, disks: Option<&[Disk]>) -> Health {
+        let snapshot = Snapshot {
+            status,
+            host: Host {
+                disks: vec![disk_of(0)],
+                ..Host::default()
+            },
+            ..Snapshot::default()
+        };
+        let probe = GpuReport {
+            gpus: Vec::new(),
+            complete: true,
+            health: probe,
+            problem: None,
+        };
+        let checks = all(&Seen {
+            snapshot: &snapshot,
+            probe: &probe,
+            disks,
+            reserve_disk_bytes: RESERVE,
+        });
+        let mut named = checks.iter().filter(|check| check.name == name);
+        let found = named.next().unwrap().status;
+        assert!(named.next().is_none(), "one verdict on each part");
+        found
+    }
+
+    #[test]
+    fn room_below_the_reserve_is_a_failure_and_silence_is_unknown() {
+        let of = |disks: Option<&[Disk]>| verdict("disk", Status::default(), Health::Ok, disks);
+        assert_eq!(of(Some(&[disk_of(RESERVE)])), Health::Ok);
+        assert_eq!(of(Some(&[disk_of(RESERVE - 1)])), Health::Failed);
+        assert_eq!(of(Some(&[])), Health::Unknown);
+        assert_eq!(of(None), Health::Unknown);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_in_both_directions() {
+        let of = |clock_offset_s| {
+            let status = Status {
+                clock_offset_s,
+                ..Status::default()
+            };
+            verdict("clock", status, Health::Ok, None)
+        };
+        assert_eq!(of(None), Health::Unknown);
+        assert_eq!(of(Some(-4.9)), Health::Ok);
+        assert_eq!(of(Some(-5.1)), Health::Warning);
+        assert_eq!(of(Some(61.0)), Health::Failed);
+    }
+
+    #[test]
+    fn the_engine_and_the_probe_are_judged_by_what_they_say() {
+        let of = |engine| {
+            let status = Status {
+                engine,
+                ..Status::default()
+            };
+            verdict("engine", status, Health::Ok, None)
+        };
+        assert_eq!(of(EngineStatus::Ok), Health::Ok);
+        assert_eq!(of(EngineStatus::Degraded), Health::Warning);
+        assert_eq!(of(EngineStatus::Unavailable), Health::Failed);
+        let stale = verdict("gpu_probe", Status::default(), Health::Unknown, None);
+        assert_eq!(stale, Health::Unknown);
+    }
+
+    #[test]
+    fn numbers_stay_what_they_are() {
+        assert_eq!(float(0), 0.0);
+        assert_eq!(float(4_294_967_297), 4_294_967_297.0);
+        assert_eq!(float(1 << 53), 9_007_199_254_740_992.0);
+    }
+}
