@@ -1,0 +1,356 @@
+//! Watches one probe: asks it again and again on a thread of its own and publishes what it says.
+//!
+//! A probe that hangs is reported and never waited for; a failed one is opened anew at the next
+//! turn, so a driver that is installed, updated or repaired later is found. A GPU once listed stays
+//! listed: one that the driver no longer shows has failed, and while the driver says nothing all of
+//! them are unknown, which is not the same as gone.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+use super::{GpuProbe, ProbeError};
+use crate::{
+    blocking::{Aside, Asked},
+    protocol::{
+        message::GpuSample,
+        record::{Gpu, Health},
+    },
+};
+
+/// What a probe has said so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuReport {
+    /// Every GPU that it has ever listed, with `state` left to the registry.
+    pub gpus: Vec<Gpu>,
+    /// It has answered, if only that it sees nothing.
+    pub complete: bool,
+    /// Of the probe: `ok` also on a host without such GPUs, `failed` when the driver answers with an
+    /// error, `unknown` before the first answer and while there is none.
+    pub health: Health,
+    /// Why it sees nothing.
+    pub problem: Option<String>,
+}
+
+/// How often and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// From one inventory to the next.
+    pub inventory_every: Duration,
+    /// From one sample to the next.
+    pub sample_every: Duration,
+    /// A probe that has not answered by then is reported. With `sample_every` it bounds how long a
+    /// hang goes unseen: 15 s.
+    pub answer_within: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            inventory_every: Duration::from_secs(30),
+            sample_every: Duration::from_secs(5),
+            answer_within: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where a watched probe's words can be read; the newest win.
+#[derive(Debug, Clone)]
+pub struct Readings {
+    /// Changes only when something did.
+    pub report: watch::Receiver<GpuReport>,
+    /// Empty while the probe sees nothing.
+    pub samples: watch::Receiver<Arc<[GpuSample]>>,
+}
+
+/// The probe's thread has ended, which only a panic does.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread of the {vendor} probe is gone")]
+pub struct ProbeThreadGone {
+    vendor: &'static str,
+}
+
+/// The task that watches one probe.
+#[derive(Debug)]
+pub struct GpuWatch {
+    vendor: &'static str,
+    aside: Aside<Question, Answer>,
+    pace: Pace,
+    report: watch::Sender<GpuReport>,
+    samples: watch::Sender<Arc<[GpuSample]>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Inventory,
+    Sample,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Inventory(Result<Vec<Gpu>, ProbeError>),
+    Sample(Vec<GpuSample>),
+}
+
+impl GpuWatch {
+    /// Starts the thread; nothing is asked before [`GpuWatch::run`]. `open` is called on the thread,
+    /// at first and after each failure.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start<P: GpuProbe>(
+        vendor: &'static str,
+        open: impl FnMut() -> Result<P, ProbeError> + Send + 'static,
+        pace: Pace,
+    ) -> io::Result<(Self, Readings)> {
+        let (report, report_reader) = watch::channel(GpuReport {
+            gpus: Vec::new(),
+            complete: false,
+            health: Health::Unknown,
+            problem: None,
+        });
+        let (samples, samples_reader) = watch::channel(Arc::from([]));
+        let watch = Self {
+            vendor,
+            aside: Aside::start(&format!("gpu-{vendor}"), answering(open))?,
+            pace,
+            report,
+            samples,
+        };
+        let readings = Readings {
+            report: report_reader,
+            samples: samples_reader,
+        };
+        Ok((watch, readings))
+    }
+
+    /// Watches until `token` is cancelled.
+    ///
+    /// # Errors
+    /// When the probe panicked.
+    pub async fn run(mut self, token: CancellationToken) -> Result<(), ProbeThreadGone> {
+        match token.run_until_cancelled(self.watch()).await {
+            None => Ok(()),
+            Some(Err(gone)) => Err(gone),
+        }
+    }
+
+    async fn watch(&mut self) -> Result<Infallible, ProbeThreadGone> {
+        let mut inventory = every(self.pace.inventory_every);
+        let mut sample = every(self.pace.sample_every);
+        let mut was_silent = false;
+        loop {
+            let question = tokio::select! {
+                biased;
+                // First: without an inventory there is nothing to sample.
+                _ = inventory.tick() => Question::Inventory,
+                _ = sample.tick() => Question::Sample,
+            };
+            match self.aside.ask(question, self.pace.answer_within).await {
+                Asked::Gone => {
+                    return Err(ProbeThreadGone {
+                        vendor: self.vendor,
+                    });
+                }
+                Asked::Silent => {
+                    self.silent();
+                    was_silent = true;
+                }
+                Asked::Answer(answer) => {
+                    let asks_anew = was_silent && matches!(answer, Answer::Sample(_));
+                    was_silent = false;
+                    self.answered(answer);
+                    if asks_anew {
+                        inventory.reset_immediately();
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&self, answer: Answer) {
+        match answer {
+            Answer::Inventory(outcome) => self.publish(|old| reported(&old.gpus, outcome)),
+            Answer::Sample(samples) => {
+                self.samples.send_replace(samples.into());
+            }
+        }
+    }
+
+    fn silent(&self) {
+        let limit = self.pace.answer_within;
+        let problem = format!("the {} driver has not answered for {limit:?}", self.vendor);
+        self.samples.send_replace(Arc::from([]));
+        self.publish(|old| GpuReport {
+            gpus: unknown(&old.gpus, &problem),
+            complete: old.complete,
+            health: Health::Unknown,
+            problem: Some(problem.clone()),
+        });
+    }
+
+    /// Publishes what differs; a change for the worse is logged here, once.
+    fn publish(&self, next: impl FnOnce(&GpuReport) -> GpuReport) {
+        self.report.send_if_modified(|report| {
+            let next = next(report);
+            let differs = *report != next;
+            if differs && next.problem != report.problem {
+                let (vendor, gpus) = (self.vendor, next.gpus.len());
+                match (&next.problem, next.health) {
+                    (None, _) => tracing::info!(vendor, gpus, "the GPU driver answers"),
+                    (Some(problem), Health::Ok) => tracing::info!(vendor, problem, "no GPU driver"),
+                    (Some(problem), _) => tracing::warn!(vendor, problem, "no word of the GPUs"),
+                }
+            }
+            *report = next;
+            differs
+        });
+    }
+}
+
+fn every(period: Duration) -> time::Interval {
+    let mut interval = time::interval(period);
+    // After a hang one question is enough; the missed ones ask nothing new.
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    interval
+}
+
+/// What the thread does.
+fn answering<P: GpuProbe>(
+    mut open: impl FnMut() -> Result<P, ProbeError> + Send + 'static,
+) -> impl FnMut(Question) -> Answer + Send + 'static {
+    let mut probe: Option<P> = None;
+    move |question| match question {
+        Question::Inventory => {
+            let mut opened = match probe.take() {
+                Some(opened) => opened,
+                None => match open() {
+                    Ok(opened) => opened,
+                    Err(error) => return Answer::Inventory(Err(error)),
+                },
+            };
+            let outcome = opened.inventory();
+            // A library that failed is unloaded: the next one may be another version.
+            probe = outcome.is_ok().then_some(opened);
+            Answer::Inventory(outcome)
+        }
+        Question::Sample => {
+            let sampled = probe.as_mut().map(GpuProbe::sample);
+            Answer::Sample(match sampled {
+                Some(Ok(samples)) => samples,
+                // The next inventory says what is wrong.
+                Some(Err(_)) | None => Vec::new(),
+            })
+        }
+    }
+}
+
+/// The report after an answer, by what was known before.
+fn reported(known: &[Gpu], outcome: Result<Vec<Gpu>, ProbeError>) -> GpuReport {
+    let (gpus, health, problem) = match outcome {
+        Ok(mut listed) => {
+            let lost: Vec<Gpu> = known
+                .iter()
+                .filter(|old| listed.iter().all(|gpu| gpu.uuid != old.uuid))
+                .map(|old| Gpu {
+                    health: Health::Failed,
+                    health_reasons: vec!["the driver no longer lists it".to_owned()],
+                    ..old.clone()
+                })
+                .collect();
+            listed.extend(lost);
+            (listed, Health::Ok, None)
+        }
+        Err(ProbeError::Absent(why)) => {
+            let gpus = unknown(known, &why);
+            let health = if gpus.is_empty() {
+                Health::Ok
+            } else {
+                Health::Failed
+            };
+            (gpus, health, Some(why))
+        }
+        Err(ProbeError::Failed(why)) => (unknown(known, &why), Health::Failed, Some(why)),
+    };
+    GpuReport {
+        gpus,
+        complete: true,
+        health,
+        problem,
+    }
+}
+
+fn unknown(known: &[Gpu], why: &str) -> Vec<Gpu> {
+    let unknown = known.iter().map(|gpu| Gpu {
+        health: Health::Unknown,
+        health_reasons: vec![why.to_owned()],
+        ..gpu.clone()
+    });
+    unknown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::record::GpuState;
+
+    fn gpu(uuid: &str, index: u32) -> Gpu {
+        Gpu {
+            uuid: uuid.parse().unwrap(),
+            index,
+            vendor: "nvidia".to_owned(),
+            model: "model".to_owned(),
+            memory_bytes: 1 << 30,
+            pci_bus_id: String::new(),
+            driver_version: "1".to_owned(),
+            cuda_version: None,
+            compute_capability: None,
+            health: Health::Ok,
+            health_reasons: Vec::new(),
+            state: GpuState::Available,
+        }
+    }
+
+    fn healths(report: &GpuReport) -> Vec<(&str, Health)> {
+        let healths = report.gpus.iter();
+        healths.map(|gpu| (gpu.uuid.as_str(), gpu.health)).collect()
+    }
+
+    #[test]
+    fn a_gpu_that_the_driver_drops_stays_listed_as_failed() {
+        let known = [gpu("GPU-a", 0), gpu("GPU-b", 1)];
+        let report = reported(&known, Ok(vec![gpu("GPU-b", 0)]));
+        assert_eq!(
+            healths(&report),
+            [("GPU-b", Health::Ok), ("GPU-a", Health::Failed)]
+        );
+        let back = reported(&report.gpus, Ok(known.to_vec()));
+        assert_eq!(
+            healths(&back),
+            [("GPU-a", Health::Ok), ("GPU-b", Health::Ok)]
+        );
+    }
+
+    #[test]
+    fn a_failing_driver_makes_gpus_unknown_and_not_gone() {
+        let known = [gpu("GPU-a", 0)];
+        for error in [
+            ProbeError::Failed("mismatch".to_owned()),
+            ProbeError::Absent("not found".to_owned()),
+        ] {
+            let report = reported(&known, Err(error));
+            assert_eq!(healths(&report), [("GPU-a", Health::Unknown)]);
+            assert_eq!(report.health, Health::Failed);
+            assert!(report.complete && report.problem.is_some());
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_driver_is_a_healthy_host() {
+        let report = reported(&[], Err(ProbeError::Absent("not found".to_owned())));
+        assert_eq!(report.health, Health::Ok);
+        assert_eq!(report.problem.as_deref(), Some("not found"));
+        assert!(report.complete && report.gpus.is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! Who has a GPU: every live container of every origin is asked.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{NAME_PREFIX, connection::Connection, containers, listing};
+use crate::{
+    ids::{ContainerId, GpuUuid},
+    runtime::{
+        ContainerState, Holder, Observed, RuntimeError,
+        translate::{LABEL_GPUS, holds},
+    },
+};
+
+/// Inspects at once.
+const AT_ONCE: usize = 8;
+
+/// Live, by the engine's names. `created` may also have failed; its inspect tells.
+const LIVE: [&str; 4] = ["created", "running", "paused", "restarting"];
+
+/// Devices of containers that are not rentals, which only an inspect shows and which never change.
+/// As many entries as there were such containers at the last look.
+#[derive(Debug, Default)]
+pub(super) struct ForeignDevices(Mutex<HashMap<ContainerId, Vec<String>>>);
+
+/// One call when nothing conflicts; one more for each container that may hold one of `gpus`, and
+/// once ever for each that is not a rental.
+///
+/// A container that cannot be inspected and whose devices are not known fails the whole question: a
+/// GPU whose holder is unknown is not free.
+pub(super) async fn holders(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    gpus: &[GpuUuid],
+    mine: &str,
+) -> Result<Vec<Holder>, RuntimeError> {
+    let live = listing::containers(connection, &LIVE).await?;
+    foreign.forget_all_but(&live);
+    let (own, others): (Vec<Observed>, Vec<Observed>) = live
+        .into_iter()
+        .partition(|container| container.name == mine);
+    let mut holders = among(connection, foreign, gpus, others).await?;
+    if !holders.is_empty() {
+        holders.extend(among(connection, foreign, gpus, own).await?);
+    }
+    Ok(holders)
+}
+
+async fn among(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    gpus: &[GpuUuid],
+    containers: Vec<Observed>,
+) -> Result<Vec<Holder>, RuntimeError> {
+    stream::iter(containers)
+        .map(|container| holder(connection, foreign, gpus, container))
+        .buffered(AT_ONCE)
+        .try_filter_map(|holder| std::future::ready(Ok(holder)))
+        .try_collect()
+        .await
+}
+
+async fn holder(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    gpus: &[GpuUuid],
+    listed: Observed,
+) -> Result<Option<Holder>, RuntimeError> {
+    let known = match labelled(&listed) {
+        Some(devices) => Some(devices),
+        None => foreign.get(&listed.id),
+    };
+    let held = |devices: &[String]| -> Vec<GpuUuid> {
+        gpus.iter()
+            .filter(|gpu| holds(devices, gpu))
+            .cloned()
+            .collect()
+    };
+    if known
+        .as_deref()
+        .is_some_and(|devices| held(devices).is_empty())
+    {
+        return Ok(None);
+    }
+    // The list knows the time of creation to the second only and not whether a start has failed.
+    let inspected = match containers::inspect(connection, listed.id.as_str()).await {
+        Ok(Some(inspected)) => inspected,
+        Ok(None) => return Ok(None),
+        Err(error) => match known {
+            Some(devices) => return Ok(Some(as_holder(&listed, held(&devices)))),
+            None => return Err(error),
+        },
+    };
+    let devices = known.unwrap_or_else(|| foreign.learn(&inspected));
+    let gpus = held(&devices);
+    let holds_some = !gpus.is_empty() && inspected.is_live();
+    Ok(holds_some.then(|| as_holder(&inspected, gpus)))
+}
+
+/// What a rental of any agent says of itself. Others are not believed: an image may carry the label.
+fn labelled(container: &Observed) -> Option<Vec<String>> {
+    let label = container.labels.get(LABEL_GPUS)?;
+    let rental = container.name.starts_with(NAME_PREFIX);
+    let uuids = label.split(',').filter(|uuid| !uuid.is_empty());
+    rental.then(|| uuids.map(str::to_owned).collect())
+}
+
+fn as_holder(container: &Observed, gpus: Vec<GpuUuid>) -> Holder {
+    Holder {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        created_at: container.created_at,
+        runs: container.state != ContainerState::Created,
+        gpus,
+    }
+}
+
+impl ForeignDevices {
+    fn get(&self, id: &ContainerId) -> Option<Vec<String>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(id).cloned()
+    }
+
+    fn learn(&self, inspected: &Observed) -> Vec<String> {
+        let detail = inspected.detail.clone().unwrap_or_default();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(inspected.id.clone(), detail.device_ids.clone());
+        detail.device_ids
+    }
+
+    fn forget_all_but(&self, live: &[Observed]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|id, _| live.iter().any(|container| container.id == *id));
+    }
+}
