@@ -1,0 +1,213 @@
+//! The composition root: builds adapters, channels and tasks, supervises them, and takes them down
+//! in order. Decides nothing about rentals.
+//!
+//! Every task runs until it is told to stop. The first one that ends by itself is a defect: the
+//! process ends with an error, its service manager starts it again, and the start adopts.
+
+mod lock;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    config::Config,
+    driver::{Driver, Identity, Inputs},
+    gpu::{
+        nvml::NvmlProbe,
+        watch::{GpuWatch, Pace, Readings as GpuReadings},
+    },
+    host,
+    instance::registry::{Input, Options, Registry},
+    runtime::{Hardening, docker::Docker},
+    session::{Feeds, Limits, Session},
+    telemetry::Telemetry,
+};
+
+/// After the driver has drained, the session has so long to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Runs the agent until `token` is cancelled, then stops it in order: no new commands, what cannot be
+/// cut is finished, `goodbye`. Rentals are not touched.
+///
+/// # Errors
+/// When it cannot start, or a task ended that should not have.
+pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()> {
+    let lock = lock::acquire(&config.agent.id, &token)
+        .await
+        .context("the lock of the agent's id")?;
+    let Some(_lock) = lock else { return Ok(()) };
+    let identity = identity(&config);
+    tracing::info!(agent_id = %identity.agent_id, epoch = %identity.epoch,
+        version = env!("CARGO_PKG_VERSION"), "rental-agent starts");
+    let library = config.gpu.nvml_library.clone();
+    let open = move || NvmlProbe::open(library.as_deref());
+    let (probe, gpus) = GpuWatch::start("nvidia", open, Pace::default())?;
+    let docker = Docker::connect(&config.docker, &config.network)?;
+    let (mut driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
+    let reserve = config.resources.reserve_disk_bytes;
+    let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus.clone())?;
+    let feeds = Feeds {
+        snapshot: inputs.snapshot.clone(),
+        metrics: samples.metrics,
+        health: samples.health,
+    };
+    let from_server = inputs.from_server.clone();
+    let limits = Limits::default();
+    let session = Session::new(config.server.clone(), identity, from_server, feeds, limits);
+
+    let shutdown = Shutdown::default();
+    let mut tasks = Tasks::default();
+    let stages = shutdown.clone();
+    tasks.spawn("driver", async move {
+        driver.run(stages.stop).await?;
+        stages.drained.cancel();
+        // Its channels stay open until then: closed ones look like an overflow to the session.
+        stages.hang_up.cancelled().await;
+        Ok(())
+    });
+    tasks.spawn("session", session.run(shutdown.hang_up.clone()));
+    let until = shutdown.hang_up.clone();
+    tasks.spawn("telemetry", async move { Ok(telemetry.run(until).await?) });
+    let until = shutdown.hang_up.clone();
+    tasks.spawn("probe", async move { Ok(probe.run(until).await?) });
+    let until = shutdown.hang_up.clone();
+    tasks.spawn(
+        "inventory",
+        async move { tell_gpus(gpus, inputs, until).await },
+    );
+    tasks.supervise(&token, &shutdown).await
+}
+
+/// The stages of a shutdown, in their order.
+#[derive(Debug, Default, Clone)]
+struct Shutdown {
+    /// The driver takes nothing more and finishes what it cannot cut.
+    stop: CancellationToken,
+    /// It has.
+    drained: CancellationToken,
+    /// Everybody else ends.
+    hang_up: CancellationToken,
+}
+
+/// The tasks, by name.
+#[derive(Debug, Default)]
+struct Tasks(JoinSet<(&'static str, anyhow::Result<()>)>);
+
+impl Tasks {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.0.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for the end that is asked for, or the one that is not; stops the driver, and everybody
+    /// else when that has drained.
+    async fn supervise(
+        mut self,
+        token: &CancellationToken,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
+        self.until(token).await?;
+        tracing::info!("stopping; rentals go on");
+        shutdown.stop.cancel();
+        // The driver has a limit of its own.
+        self.until(&shutdown.drained).await?;
+        shutdown.hang_up.cancel();
+        let goodbye = async { while self.0.join_next().await.is_some() {} };
+        if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+            tracing::warn!("not all tasks ended in time");
+        }
+        Ok(())
+    }
+
+    /// Waits for `wanted`; a task that ends before is an error.
+    async fn until(&mut self, wanted: &CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            // A task that ended by itself counts more than the wish to stop.
+            biased;
+            Some(ended) = self.0.join_next() => Err(unexpected(ended)),
+            () = wanted.cancelled() => Ok(()),
+        }
+    }
+}
+
+fn unexpected(
+    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow::anyhow!("task {name} ended by itself"),
+        Ok((name, Err(error))) => error.context(format!("task {name}")),
+        Err(error) => anyhow::Error::new(error).context("a task"),
+    }
+}
+
+/// Passes on what the probe lists.
+async fn tell_gpus(
+    mut gpus: GpuReadings,
+    inputs: Inputs,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
+    let tell = async {
+        loop {
+            let report = gpus.report.borrow_and_update().clone();
+            let input = Input::Gpus {
+                gpus: report.gpus,
+                complete: report.complete,
+            };
+            inputs
+                .from_below
+                .send(input)
+                .await
+                .context("the driver is gone")?;
+            gpus.report.changed().await.context("the probe is gone")?;
+        }
+    };
+    token.run_until_cancelled(tell).await.unwrap_or(Ok(()))
+}
+
+fn identity(config: &Config) -> Identity {
+    let epoch = uuid::Uuid::new_v4().to_string().parse();
+    Identity {
+        agent_id: config.agent.id.clone(),
+        epoch: epoch.unwrap_or_else(|_| unreachable!("a UUID is an epoch")),
+        started_at: clock::now().wall,
+        labels: config.agent.labels.clone(),
+    }
+}
+
+fn options(config: &Config) -> Options {
+    let host = host::facts(config, None);
+    Options {
+        agent_id: config.agent.id.clone(),
+        address: host.public_address.clone().unwrap_or_default(),
+        host,
+        limits: config.resources.clone(),
+        policy: config.policy.clone(),
+        hardening: hardening(config),
+        port_range: config.network.port_range,
+    }
+}
+
+fn hardening(config: &Config) -> Hardening {
+    let limits = &config.resources;
+    Hardening {
+        network: config.network.name.clone(),
+        pids_limit: i64::from(limits.pids_limit),
+        log_max_bytes: limits.log_max_bytes,
+        log_files: limits.log_files,
+        sudo: config.policy.sudo,
+        ulimits: limits
+            .ulimits
+            .iter()
+            .map(|(name, (s, h))| (name.clone(), *s, *h))
+            .collect(),
+        runtime: config.policy.runtime.clone(),
+        driver_capabilities: config.gpu.driver_capabilities.clone(),
+    }
+}

@@ -1,0 +1,307 @@
+//! The registry: every rental of this host, every command, every GPU and port, in one place. Pure:
+//! [`Registry::handle`] takes an input and the time and returns what is to be done about it.
+//!
+//! Its parts, each in a file of its own: `admit` (may this deploy be taken), `ledger` (commands and
+//! their replies), `slots` (GPUs, ports, cores, memory), `commands` (what each command does),
+//! `fetches` (shared pulls), `operate` (the next operation on the engine), `outcome` (what came of it),
+//! `observe` (what a look at a container means), `ending` (from the decision to the last marker),
+//! `engine` (whether it answers, and when it is listed), `adopt` (what a listing means), `publishing` (what leaves the registry).
+
+mod admit;
+mod adopt;
+mod commands;
+mod ending;
+mod engine;
+mod entry;
+mod fetches;
+mod ledger;
+mod observe;
+mod operate;
+mod outcome;
+mod publishing;
+pub mod slots;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use self::{
+    engine::EngineView,
+    entry::Entry,
+    fetches::Fetches,
+    ledger::Ledger,
+    slots::{Capacity, GpuView, Slots},
+};
+use super::{
+    effect::{Effect, FetchId, Fetched, Listed, OpDone, Ticket},
+    publish::Event,
+};
+use crate::{
+    clock::{Now, ServerClock, Timestamp},
+    config,
+    ids::{AgentId, CommandId, Generation, InstanceId},
+    protocol::{
+        Command, Error,
+        message::PullProgress,
+        record::{Disk, EngineStatus, Gpu, Host},
+    },
+    runtime::{ContainerEvent, EngineFacts, Hardening},
+};
+
+/// What the registry has to know of its host and its configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who this is.
+    pub agent_id: AgentId,
+    /// The machine.
+    pub host: Host,
+    /// Where renters reach its ports.
+    pub address: String,
+    /// How much is rented out.
+    pub limits: config::ResourceLimits,
+    /// What is refused.
+    pub policy: config::Policy,
+    /// What every container gets.
+    pub hardening: Hardening,
+    /// Host ports for rentals.
+    pub port_range: crate::protocol::record::PortRange,
+}
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A server said `welcome`: it gets the whole state.
+    Connected {
+        /// The server's clock.
+        server_time: Timestamp,
+    },
+    /// The session is over.
+    Disconnected,
+    /// A command that could be read.
+    Command(Box<Command>),
+    /// A command whose id could be read, and why the rest could not.
+    BadCommand(CommandId, Box<Error>),
+    /// The server has stored all records up to this one.
+    Ack(Generation),
+    /// The GPUs, as the probes see them.
+    Gpus {
+        /// All that there are.
+        gpus: Vec<Gpu>,
+        /// All probes have answered.
+        complete: bool,
+    },
+    /// The engine answers: a listing is due.
+    EngineUp {
+        /// What it says of itself.
+        facts: Box<EngineFacts>,
+        /// The file systems of interest, the one with the engine's data among them.
+        disks: Vec<Disk>,
+    },
+    /// The engine does not answer.
+    EngineDown(EngineStatus),
+    /// Its event stream is over: it may be another life of the engine that answers from now on.
+    EngineLost,
+    /// An answer to [`Effect::List`].
+    Listed(Ticket, Listed),
+    /// An answer to [`Effect::Engine`].
+    OpDone(Box<OpDone>),
+    /// A fetch goes on.
+    FetchProgress(FetchId, PullProgress, String),
+    /// An answer to [`Effect::Fetch`].
+    Fetched(FetchId, Fetched),
+    /// A hint that something happened to a container.
+    Container(ContainerEvent),
+    /// The process is going to stop: nothing new is begun.
+    Shutdown,
+}
+
+/// Commands that arrive before the first listing wait for it so long.
+const HOLD: Duration = Duration::from_secs(5);
+/// So many of them: a server sends at most 1,000 at a time.
+const HELD_MAX: usize = 1_024;
+
+/// Every rental of this host, and all that is decided about them.
+#[derive(Debug)]
+pub struct Registry {
+    options: Options,
+    clock: ServerClock,
+    generation: Generation,
+    ticket: Ticket,
+    next_op: u64,
+    entries: BTreeMap<InstanceId, Entry>,
+    /// Ids whose markers were removed, and when: an older listing does not bring them back.
+    forgotten: HashMap<InstanceId, Ticket>,
+    ledger: Ledger,
+    fetches: Fetches,
+    /// Repositories that somebody's credentials opened.
+    private: BTreeSet<String>,
+    slots: Slots,
+    engine: EngineView,
+    connected: bool,
+    synced: bool,
+    /// Commands that wait for the first listing: until when, and whether they were accepted already.
+    held: VecDeque<(Box<Command>, Duration)>,
+    draining: bool,
+    stopping: bool,
+    inventory_complete: bool,
+    gpus: Vec<Gpu>,
+    records_dropped: u64,
+    effects: Vec<Effect>,
+}
+
+impl Registry {
+    /// An empty registry: what there is, the first listing tells.
+    pub fn new(options: Options) -> Self {
+        let capacity = Capacity::of(&options.host, &options.limits, options.port_range);
+        let slots = Slots::new(capacity);
+        Self {
+            options,
+            clock: ServerClock::default(),
+            generation: Generation::default(),
+            ticket: Ticket::default(),
+            next_op: 0,
+            entries: BTreeMap::new(),
+            forgotten: HashMap::new(),
+            ledger: Ledger::default(),
+            fetches: Fetches::default(),
+            private: BTreeSet::new(),
+            slots,
+            engine: EngineView::default(),
+            connected: false,
+            synced: false,
+            held: VecDeque::new(),
+            draining: false,
+            stopping: false,
+            inventory_complete: false,
+            gpus: Vec::new(),
+            records_dropped: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes in one input and says what is to be done about it, in order.
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        match input {
+            Input::Connected { server_time } => self.connect(server_time, now),
+            Input::Disconnected => {
+                self.connected = false;
+                self.synced = false;
+            }
+            Input::Command(command) => self.receive(command, now),
+            Input::BadCommand(id, error) => self.refuse_unread(id, *error),
+            Input::Ack(generation) => self.ack(generation, now),
+            Input::Gpus { gpus, complete } => self.take_gpus(gpus, complete),
+            Input::EngineUp { facts, disks } => self.engine_up(*facts, disks, now),
+            Input::EngineDown(status) => self.engine_down(status, now),
+            Input::EngineLost => self.engine.lost = Some(self.touch()),
+            Input::Listed(ticket, listed) => self.listed(ticket, listed, now),
+            Input::OpDone(done) => self.operation_done(*done, now),
+            Input::FetchProgress(id, progress, message) => {
+                self.fetch_progress(id, &progress, &message, now);
+            }
+            Input::Fetched(id, fetched) => self.fetched(id, fetched, now),
+            Input::Container(event) => self.container_event(&event, now),
+            Input::Shutdown => self.stopping = true,
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Registry::handle_timeout`] wants to be called next (boot-time clock).
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let entries = self
+            .entries
+            .values()
+            .filter(|e| e.op.is_none())
+            .filter_map(|e| e.not_before);
+        let held = self.held.iter().map(|(_, until)| *until);
+        let list = self
+            .engine
+            .list_at
+            .filter(|_| self.engine.listing.is_none());
+        entries
+            .chain(held.filter(|until| *until != Duration::MAX))
+            .chain(list)
+            .min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Now) -> Vec<Effect> {
+        if self.engine.listing.is_none() && self.engine.list_at.is_some_and(|at| at <= now.boot) {
+            self.list(now);
+        }
+        self.release_held(now);
+        let due: Vec<InstanceId> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.op.is_none() && e.not_before.is_some_and(|at| at <= now.boot))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.not_before = None;
+            }
+            self.drive(&id, now);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether an operation that should not be cut is in flight.
+    pub fn is_busy(&self) -> bool {
+        self.entries
+            .values()
+            .any(|e| e.op.is_some() || e.decision_op.is_some())
+    }
+
+    fn connect(&mut self, server_time: Timestamp, now: Now) {
+        self.clock.set(server_time, now);
+        self.connected = true;
+        self.synced = false;
+        if self.engine.listed {
+            self.sync();
+        }
+    }
+
+    fn take_gpus(&mut self, gpus: Vec<Gpu>, complete: bool) {
+        // A GPU once listed stays listed for the epoch, also when it is lost.
+        let lost = self
+            .gpus
+            .iter()
+            .filter(|known| !gpus.iter().any(|gpu| gpu.uuid == known.uuid))
+            .map(|known| Gpu {
+                health: crate::protocol::record::Health::Failed,
+                health_reasons: vec!["the driver does not list it any more".to_owned()],
+                ..known.clone()
+            })
+            .collect::<Vec<_>>();
+        self.gpus = gpus.into_iter().chain(lost).collect();
+        self.inventory_complete = complete;
+    }
+
+    fn gpu_view(&self) -> GpuView<'_> {
+        GpuView {
+            gpus: &self.gpus,
+            complete: self.inventory_complete,
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        if self.connected {
+            self.effects.push(Effect::Emit(event));
+        }
+    }
+
+    fn touch(&mut self) -> Ticket {
+        self.ticket = Ticket(self.ticket.0 + 1);
+        self.ticket
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// A record for tests of the neighbours.
+#[cfg(test)]
+pub(crate) fn tests_record() -> crate::protocol::Instance {
+    entry::blank_record("x".parse().unwrap_or_else(|_| unreachable!("a valid id")))
+}
