@@ -1,0 +1,178 @@
+//! The command line: what can be said, and what is answered. Each subcommand is a module whose `run`
+//! ends in an exit code. Only here may the program print.
+
+pub mod check;
+pub mod dev;
+pub mod logging;
+pub mod run;
+pub mod schema;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Flag, Overrides};
+
+/// Exit code of a configuration that cannot be used: EX_CONFIG of sysexits(3). A service manager
+/// need not try again.
+pub const EXIT_CONFIG: u8 = 78;
+
+const AFTER_HELP: &str = "\
+Examples:
+  AGENT_ID=gpu-host-1 API_SERVER_URL=wss://rentals.example.com \\
+    AGENT_TOKEN_FILE=/etc/rental-agent/token rental-agent
+  rental-agent check                  is everything in place?
+  rental-agent --config ./test.toml --log-level debug
+
+Configuration, each stronger than the one before:
+  defaults
+  the file             --config, else /etc/rental-agent/config.toml when it is there
+  the environment      AGENT_ID, API_SERVER_URL, AGENT_TOKEN, AGENT_TOKEN_FILE, DOCKER_HOST, and
+                       RENTAL_AGENT__SECTION__KEY for every key (lists and tables as JSON);
+                       an empty variable is an unset one
+  flags
+  All keys with their defaults: `rental-agent schema config`, docs/config.example.toml.
+
+Exit codes:
+  0    ended as it was told to; `check`: everything is in place
+  1    failed; `check`: something is not in place
+  2    the command line cannot be understood
+  78   the configuration cannot be used; every fault is on standard error";
+
+/// Runs on a machine whose GPUs are rented out: dials the platform's central server, starts
+/// rentals in Docker as it is told, reports every step, and survives its own death.
+///
+/// Without a command it runs the agent.
+#[derive(Debug, Parser)]
+#[command(name = "rental-agent", version, verbatim_doc_comment, after_long_help = AFTER_HELP)]
+#[command(after_help = "More, with examples and exit codes: rental-agent --help")]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent (the default).
+    Run,
+    /// Say whether the configuration is right and engine and server can be reached.
+    Check(check::CheckArgs),
+    /// Print the JSON Schemas of the protocol and of the configuration.
+    Schema(schema::SchemaArgs),
+    /// Try it: a reference server with an agent joined to it, and commands to give to it.
+    Dev(dev::DevArgs),
+}
+
+/// What every command takes. A flag is stronger than the environment and the file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+pub struct Options {
+    /// Read this file (TOML) instead of /etc/rental-agent/config.toml.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any key, like resources.max_instances=8; lists and tables as JSON; not for secrets.
+    #[arg(long, short, global = true, value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// This host's name at the central server.
+    #[arg(long, global = true, value_name = "ID", help_heading = "Server")]
+    agent_id: Option<String>,
+    /// The central server, like wss://rentals.example.com.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
+    server_url: Option<String>,
+    /// A file that holds the bearer token.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust beside the system's.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
+    ca_file: Option<PathBuf>,
+    /// Dial without TLS also when the server is on another host.
+    #[arg(long, global = true, help_heading = "Server")]
+    allow_plaintext: bool,
+    /// The engine's socket, like unix:///var/run/docker.sock.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Host")]
+    docker_host: Option<String>,
+    /// error, warn, info, debug, trace, or TARGET=LEVEL with commas between.
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Logging")]
+    log_level: Option<String>,
+    /// text or json.
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Logging")]
+    log_format: Option<String>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write KEY=VALUE, like log.format=json")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl Options {
+    /// The flags as settings of keys.
+    pub fn overrides(self) -> Overrides {
+        // A path on the command line is meant from where the command is given.
+        let path = |path: PathBuf| {
+            let absolute = std::path::absolute(&path).unwrap_or(path);
+            absolute.to_string_lossy().into_owned()
+        };
+        let flags = [
+            ("--agent-id", "agent.id", self.agent_id),
+            ("--server-url", "server.url", self.server_url),
+            (
+                "--token-file",
+                "server.token_file",
+                self.token_file.map(path),
+            ),
+            ("--ca-file", "server.ca_file", self.ca_file.map(path)),
+            (
+                "--allow-plaintext",
+                "server.allow_plaintext",
+                self.allow_plaintext.then(|| "true".to_owned()),
+            ),
+            ("--docker-host", "docker.host", self.docker_host),
+            ("--log-level", "log.filter", self.log_level),
+            ("--log-format", "log.format", self.log_format),
+        ];
+        let set = self.set.into_iter().map(|(key, value)| Flag {
+            name: "--set".into(),
+            key,
+            value,
+        });
+        let named = flags.into_iter().filter_map(|(name, key, value)| {
+            Some(Flag {
+                name: name.into(),
+                key: key.into(),
+                value: value?,
+            })
+        });
+        Overrides {
+            file: self.config,
+            settings: set.chain(named).collect(),
+        }
+    }
+}
+
+/// Prints to standard output. A reader that has gone away (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("cannot print: {error}"), ExitCode::FAILURE),
+    }
+}
+
+/// Says on standard error what is wrong, and gives the exit code back.
+fn complain(text: &str, code: ExitCode) -> ExitCode {
+    // Where standard error is closed too, the exit code has to do.
+    let _ = writeln!(io::stderr().lock(), "rental-agent: {text}");
+    code
+}

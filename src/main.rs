@@ -1,0 +1,22 @@
+//! The binary: arguments, configuration, logging, runtime, agent, exit code. All of it is in the
+//! library; see `cli::run` for the order.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use rental_agent::{
+    cli::{self, Cli, Command},
+    config,
+};
+
+fn main() -> ExitCode {
+    let Cli { options, command } = Cli::parse();
+    let overrides = options.overrides();
+    let env = config::environment();
+    match command.unwrap_or(Command::Run) {
+        Command::Run => cli::run::run(&overrides, env),
+        Command::Check(args) => cli::check::run(&args, &overrides, env),
+        Command::Schema(args) => cli::schema::run(&args),
+        Command::Dev(args) => cli::dev::run(args, &overrides, env),
+    }
+}
