@@ -1,0 +1,113 @@
+//! The command line, by running the binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its expectation does"
+)]
+
+use std::process::{Command, Output};
+
+use rental_agent::config;
+use serde_json::Value;
+
+/// Stands for a secret; it may be seen nowhere.
+const CANARY: &str = "canary-7f3a";
+
+#[test]
+fn a_configuration_that_cannot_be_used_ends_the_process_with_78() {
+    let broken = [("AGENT_TOKEN", CANARY), ("API_SERVER_URL", "ftp://x")];
+    for arguments in [&[][..], &["run"], &["run", "--log-level", "trace"]] {
+        let output = binary(arguments, &broken);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            errors.contains("agent.id") && errors.contains("server.url"),
+            "{errors}"
+        );
+        assert!(!errors.contains(CANARY), "{errors}");
+    }
+}
+
+#[test]
+fn check_reports_faults_as_text_and_as_json_and_ends_with_1() {
+    let broken = [("AGENT_TOKEN", CANARY), ("API_SERVER_URL", "ftp://x")];
+    let text = binary(&["check"], &broken);
+    assert_eq!(text.status.code(), Some(1), "{text:?}");
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("FAILED   configuration  2 faults"), "{text}");
+    let output = binary(&["check", "--json"], &broken);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["checks"][0]["faults"][1]["key"], "server.url");
+    assert!(!text.contains(CANARY) && !report.to_string().contains(CANARY));
+}
+
+#[test]
+fn check_names_the_engine_and_the_server_that_do_not_answer() {
+    let env = [
+        ("AGENT_ID", "a"),
+        ("AGENT_TOKEN", CANARY),
+        ("API_SERVER_URL", "ws://127.0.0.1:9"),
+        ("DOCKER_HOST", "unix:///nonexistent/docker.sock"),
+    ];
+    let output = binary(&["check", "--json"], &env);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let statuses: Vec<_> = (0..3)
+        .map(|i| report["checks"][i]["status"].as_str())
+        .collect();
+    assert_eq!(
+        statuses,
+        [Some("ok"), Some("failed"), Some("failed")],
+        "{report}"
+    );
+    assert!(!report.to_string().contains(CANARY));
+}
+
+#[test]
+fn the_help_names_exit_codes_and_the_version_is_the_packages() {
+    let help = binary(&["--help"], &[]);
+    assert_eq!(help.status.code(), Some(0));
+    let help = String::from_utf8(help.stdout).unwrap();
+    for part in [
+        "Examples:",
+        "Exit codes:",
+        "78 ",
+        "AGENT_TOKEN_FILE",
+        "--config",
+    ] {
+        assert!(help.contains(part), "{part} is not in {help}");
+    }
+    let version = binary(&["--version"], &[]).stdout;
+    assert_eq!(
+        String::from_utf8(version).unwrap(),
+        format!("rental-agent {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn schema_prints_all_or_one_and_says_which_there_are() {
+    let all: Value = serde_json::from_slice(&binary(&["schema"], &[]).stdout).unwrap();
+    assert_eq!(all["config"], config::schema());
+    let one: Value = serde_json::from_slice(&binary(&["schema", "config"], &[]).stdout).unwrap();
+    assert_eq!(one, config::schema());
+    let none = binary(&["schema", "nothing"], &[]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(
+        String::from_utf8(none.stderr)
+            .unwrap()
+            .contains("agent/hello")
+    );
+}
+
+/// Runs the real binary in an environment of these variables alone, without any file.
+fn binary(arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        .args(["--config", "/dev/null"])
+        .args(arguments)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
+}

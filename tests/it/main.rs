@@ -1,0 +1,31 @@
+//! Integration tests that need neither Docker nor a network beyond loopback: one binary, a module
+//! for each subject.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::as_conversions,
+    clippy::collapsible_match,
+    clippy::single_match,
+    clippy::too_many_lines,
+    clippy::wildcard_enum_match_arm,
+    reason = "a panic here is a failed test"
+)]
+
+#[path = "../support/hostile.rs"]
+mod hostile;
+#[path = "../support/peer.rs"]
+mod peer;
+
+mod cli;
+mod config;
+mod dev;
+mod hardening;
+mod hostile_specs;
+mod model;
+mod nvml;
+mod registry;
+mod schemas;
+mod session;
