@@ -27,15 +27,25 @@ fn terminate_before_deploy_leaves_a_tombstone_and_the_deploy_is_a_conflict() {
     let mut host = Host::calm();
     let terminate = host.terminate("a");
     host.answer_all();
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
-    assert_eq!(host.last(&terminate).result, Some(json!({ "known": false })));
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
+    assert_eq!(
+        host.last(&terminate).result,
+        Some(json!({ "known": false }))
+    );
     assert_eq!(host.ended("a"), EndReason::Cancelled);
     let deploy = host.deploy("a", json!({}));
     assert_eq!(host.outcomes(&deploy), [Outcome::Rejected]);
     assert_eq!(host.code(&deploy), ErrorCode::Conflict);
     host.world.crash(0);
     host.wake();
-    assert_eq!(host.ended("a"), EndReason::Cancelled, "also in the next life");
+    assert_eq!(
+        host.ended("a"),
+        EndReason::Cancelled,
+        "also in the next life"
+    );
 }
 
 #[test]
@@ -49,7 +59,10 @@ fn terminate_during_pull_cancels_the_pull() {
     host.answer_all();
     assert_eq!(host.outcomes(&deploy), [Outcome::Accepted, Outcome::Failed]);
     assert_eq!(host.code(&deploy), ErrorCode::Cancelled);
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
     assert_eq!(host.ended("a"), EndReason::Terminated);
     assert!(host.world.engine.containers.is_empty());
 }
@@ -113,7 +126,10 @@ fn commands_before_the_first_listing_wait_for_it_and_are_done_then() {
     host.check(World::notice);
     host.answer_all();
     assert_eq!(host.outcomes(&deploy), [Outcome::Accepted, Outcome::Done]);
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
 }
 
 #[test]
@@ -128,7 +144,10 @@ fn after_five_seconds_without_a_listing_a_deploy_is_refused_and_a_terminate_acce
     assert_eq!(host.outcomes(&terminate), [Outcome::Accepted]);
     host.check(World::notice);
     host.answer_all();
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
     assert_eq!(host.ended("b"), EndReason::Cancelled);
 }
 
@@ -145,7 +164,10 @@ fn while_the_engine_is_away_deploys_are_refused_and_terminates_finished_later() 
     assert!(host.world.flights.is_empty(), "nothing is asked of it");
     assert_eq!(host.phase("a"), Phase::Ending);
     host.engine_comes();
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
     assert!(host.world.engine.containers.is_empty());
 }
 
@@ -166,7 +188,10 @@ fn f24_a_removal_that_somebody_else_has_begun_or_finished_is_as_good_as_ours() {
     host.world.engine.destroy(&container, at);
     host.pass(30_000);
     host.answer_all();
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
     assert_eq!(host.gpu_state(0), GpuState::Available);
 }
 
@@ -174,7 +199,10 @@ fn f24_a_removal_that_somebody_else_has_begun_or_finished_is_as_good_as_ours() {
 fn f25_a_container_removed_behind_our_back_is_lost_and_what_it_had_is_free() {
     for noticed in [true, false] {
         let mut host = Host::calm();
-        host.ready("a", json!({ "gpus": { "count": 1 }, "ports": [{ "name": "p", "container": 1 }] }));
+        host.ready(
+            "a",
+            json!({ "gpus": { "count": 1 }, "ports": [{ "name": "p", "container": 1 }] }),
+        );
         let container = host.world.container_of(&name("a")).unwrap();
         let at = host.world.wall();
         host.excuse("a");
@@ -194,7 +222,10 @@ fn f25_a_container_removed_behind_our_back_is_lost_and_what_it_had_is_free() {
 fn f26_a_container_paused_by_its_host_s_administrator_is_a_condition() {
     let mut host = Host::calm();
     host.ready("a", json!({}));
-    for (state, paused) in [(ContainerState::Paused, true), (ContainerState::Running, false)] {
+    for (state, paused) in [
+        (ContainerState::Paused, true),
+        (ContainerState::Running, false),
+    ] {
         let container = host.world.container_of(&name("a")).unwrap();
         if let Some(container) = host.world.engine.containers.get_mut(&container) {
             container.state = state;
@@ -203,7 +234,11 @@ fn f26_a_container_paused_by_its_host_s_administrator_is_a_condition() {
         host.answer_all();
         assert_eq!(host.phase("a"), Phase::Ready);
         let conditions = &host.record("a").conditions;
-        assert_eq!(conditions.iter().any(|c| c.kind == "paused"), paused, "{conditions:?}");
+        assert_eq!(
+            conditions.iter().any(|c| c.kind == "paused"),
+            paused,
+            "{conditions:?}"
+        );
     }
 }
 
@@ -229,7 +264,10 @@ fn f26_a_container_restarted_by_hand_goes_on_and_a_stopped_one_has_ended() {
     host.pass(3_000);
     host.answer_all();
     assert_eq!(host.ended("a"), EndReason::Exited);
-    assert_eq!(host.record("a").ended.as_ref().unwrap().exit_code, Some(143));
+    assert_eq!(
+        host.record("a").ended.as_ref().unwrap().exit_code,
+        Some(143)
+    );
 }
 
 #[test]
@@ -244,7 +282,10 @@ fn f26_a_renamed_container_is_no_longer_ours_and_keeps_its_gpu() {
     host.pass(30_000);
     host.answer_all();
     assert_eq!(host.ended("a"), EndReason::Lost);
-    assert!(host.world.engine.containers.contains_key(&container), "left alone");
+    assert!(
+        host.world.engine.containers.contains_key(&container),
+        "left alone"
+    );
     assert_eq!(host.gpu_state(0), GpuState::BusyExternal);
     let deploy = host.deploy("b", json!({ "gpus": { "uuids": [fixture::gpu_uuid(0)] } }));
     assert_eq!(host.code(&deploy), ErrorCode::GpuUnavailable);
@@ -293,10 +334,17 @@ fn f35_of_two_deploys_for_one_gpu_one_wins_before_anything_is_pulled() {
         .map(|n| json!({ "name": format!("p{n}"), "container": n }))
         .collect();
     let first = host.deploy("c", json!({ "ports": all }));
-    let second = host.deploy("d", json!({ "ports": [{ "name": "x", "container": 1 }, { "name": "y", "container": 2 }] }));
+    let second = host.deploy(
+        "d",
+        json!({ "ports": [{ "name": "x", "container": 1 }, { "name": "y", "container": 2 }] }),
+    );
     assert_eq!(host.outcomes(&first), [Outcome::Accepted]);
     assert_eq!(host.code(&second), ErrorCode::PortUnavailable);
-    assert_eq!(host.world.snapshot().occupied.instances, 2, "nothing of the losers is kept");
+    assert_eq!(
+        host.world.snapshot().occupied.instances,
+        2,
+        "nothing of the losers is kept"
+    );
 }
 
 #[test]
@@ -304,13 +352,24 @@ fn f36_a_gpu_is_free_only_when_the_container_is_verified_gone() {
     let mut host = Host::calm();
     host.ready("a", json!({ "gpus": { "count": 1 } }));
     host.terminate("a");
-    for kind in [Kind::Stop, Kind::Examine, Kind::MarkEnded, Kind::Remove, Kind::Verify] {
+    for kind in [
+        Kind::Stop,
+        Kind::Examine,
+        Kind::MarkEnded,
+        Kind::Remove,
+        Kind::Verify,
+    ] {
         host.answer_until(kind);
         assert_eq!(host.gpu_state(0), GpuState::Held, "before {kind:?}");
     }
     host.answer_next(Fault::ProcessLeft);
     assert_eq!(host.gpu_state(0), GpuState::Held, "its process is left");
-    assert!(host.record("a").conditions.iter().any(|c| c.kind == "stuck_stopping"));
+    assert!(
+        host.record("a")
+            .conditions
+            .iter()
+            .any(|c| c.kind == "stuck_stopping")
+    );
     host.world.engine.left.clear();
     host.pass(5_000);
     host.answer_all();
@@ -333,14 +392,21 @@ fn f54_a_command_sent_a_hundred_times_is_done_once_and_answered_alike() {
     }
     assert_eq!(host.world.engine.containers.len(), 1);
     let outcomes = host.outcomes(&deploy);
-    assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Accepted).count(), 51);
+    assert_eq!(
+        outcomes.iter().filter(|o| **o == Outcome::Accepted).count(),
+        51
+    );
     assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Done).count(), 51);
 }
 
 #[test]
 fn f55_a_terminate_wins_at_every_stage_of_a_deploy() {
     let stages = [
-        Kind::Create, Kind::Holders, Kind::Start, Kind::MarkReady, Kind::Inspect,
+        Kind::Create,
+        Kind::Holders,
+        Kind::Start,
+        Kind::MarkReady,
+        Kind::Inspect,
     ];
     for stage in stages {
         for fault in [Fault::None, Fault::DoneUnknown, Fault::LostUnknown] {
@@ -350,9 +416,16 @@ fn f55_a_terminate_wins_at_every_stage_of_a_deploy() {
             let terminate = host.terminate("a");
             host.answer_next(fault);
             host.settle();
-            assert_eq!(host.last(&terminate).outcome, Outcome::Done, "{stage:?} {fault:?}");
+            assert_eq!(
+                host.last(&terminate).outcome,
+                Outcome::Done,
+                "{stage:?} {fault:?}"
+            );
             assert_eq!(host.last(&deploy).error.unwrap().code, ErrorCode::Cancelled);
-            assert!(host.world.engine.containers.is_empty(), "{stage:?} {fault:?}");
+            assert!(
+                host.world.engine.containers.is_empty(),
+                "{stage:?} {fault:?}"
+            );
             assert_eq!(host.gpu_state(0), GpuState::Available);
         }
     }
@@ -370,9 +443,16 @@ fn f55_a_terminate_after_the_end_changes_nothing_and_is_done() {
     assert_eq!(host.ended("a"), EndReason::Exited);
     let before = host.record("a");
     let terminate = host.terminate("a");
-    assert_eq!(host.outcomes(&terminate), [Outcome::Accepted, Outcome::Done]);
+    assert_eq!(
+        host.outcomes(&terminate),
+        [Outcome::Accepted, Outcome::Done]
+    );
     assert_eq!(host.last(&terminate).result, Some(json!({ "known": true })));
-    assert_eq!(host.record("a"), before, "the first decision gives the reason");
+    assert_eq!(
+        host.record("a"),
+        before,
+        "the first decision gives the reason"
+    );
 }
 
 #[test]
@@ -405,7 +485,11 @@ fn f57_a_reply_that_was_lost_is_said_again_in_the_next_session_and_the_next_life
     host.check(World::disconnect);
     host.world.crash(0);
     host.wake();
-    assert_eq!(host.outcomes(&deploy), [Outcome::Done], "as the engine's markers tell");
+    assert_eq!(
+        host.outcomes(&deploy),
+        [Outcome::Done],
+        "as the engine's markers tell"
+    );
     assert_eq!(host.world.engine.containers.len(), 1);
 }
 
@@ -428,7 +512,10 @@ impl Host {
         host
     }
 
-    fn check<T>(&mut self, step: impl FnOnce(&mut World) -> Result<T, crate::model::rules::Violation>) -> T {
+    fn check<T>(
+        &mut self,
+        step: impl FnOnce(&mut World) -> Result<T, crate::model::rules::Violation>,
+    ) -> T {
         step(&mut self.world).unwrap_or_else(|broken| panic!("{}: {}", broken.rule, broken.detail))
     }
 
@@ -465,7 +552,11 @@ impl Host {
     /// Answers what is in flight, oldest first, until an operation of this kind is next.
     fn answer_until(&mut self, kind: Kind) {
         for _ in 0..20 {
-            let next = self.world.flights.first().map(|flight| deeds::kind(&flight.op));
+            let next = self
+                .world
+                .flights
+                .first()
+                .map(|flight| deeds::kind(&flight.op));
             if next == Some(kind) {
                 return;
             }
@@ -484,7 +575,11 @@ impl Host {
     fn pass(&mut self, ms: u64) {
         let until = self.world.clock + Duration::from_millis(ms);
         while self.world.clock < until {
-            let next = self.world.next_timeout().unwrap_or(until).clamp(self.world.clock, until);
+            let next = self
+                .world
+                .next_timeout()
+                .unwrap_or(until)
+                .clamp(self.world.clock, until);
             let step = (next - self.world.clock).max(Duration::from_millis(1));
             self.check(|world| world.pass(step));
             if self.world.rules.visible {
@@ -568,11 +663,19 @@ impl Host {
     }
 
     fn last(&self, id: &CommandId) -> Reply {
-        self.world.rules.replies.get(id).unwrap_or_else(|| panic!("no reply to {id}")).clone()
+        self.world
+            .rules
+            .replies
+            .get(id)
+            .unwrap_or_else(|| panic!("no reply to {id}"))
+            .clone()
     }
 
     fn code(&self, id: &CommandId) -> ErrorCode {
-        self.last(id).error.unwrap_or_else(|| panic!("no error in the reply to {id}")).code
+        self.last(id)
+            .error
+            .unwrap_or_else(|| panic!("no error in the reply to {id}"))
+            .code
     }
 }
 

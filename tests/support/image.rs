@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Read, Write},
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
@@ -34,6 +34,16 @@ impl Engine {
     /// Makes an image of busybox, with changes like `ENV A=b`, `LABEL c=d`, `ENTRYPOINT ["e"]`. No
     /// two are of the same layer.
     pub(crate) fn import(&self, name: &str, changes: &[&str]) {
+        self.import_with(name, changes, 0);
+    }
+
+    /// Like [`Engine::import`], with as many random bytes beside: a layer that takes its time on
+    /// any machine.
+    pub(crate) fn import_large(&self, name: &str, bytes: u64) {
+        self.import_with(name, &[], bytes);
+    }
+
+    fn import_with(&self, name: &str, changes: &[&str], bytes: u64) {
         let mut command = self.client();
         command.arg("import");
         for change in changes {
@@ -47,7 +57,7 @@ impl Engine {
             .expect("run docker import");
         let mut stdin = import.stdin.take().expect("its input");
         stdin
-            .write_all(&root_file_system())
+            .write_all(&root_file_system(bytes))
             .expect("write the image");
         drop(stdin);
         assert!(
@@ -57,8 +67,8 @@ impl Engine {
     }
 }
 
-/// A tar archive of a root file system that no other is equal to.
-pub(super) fn root_file_system() -> Vec<u8> {
+/// A tar archive of a root file system that no other is equal to, with `ballast` random bytes.
+pub(super) fn root_file_system(ballast: u64) -> Vec<u8> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let root = TempDir::new().expect("a folder");
     let bin = root.path().join("bin");
@@ -80,6 +90,11 @@ pub(super) fn root_file_system() -> Vec<u8> {
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let unique = format!("{} {number} {}", std::process::id(), root.path().display());
     fs::write(root.path().join("unique"), unique).expect("a unique file");
+    if ballast > 0 {
+        let random = fs::File::open("/dev/urandom").expect("/dev/urandom");
+        let mut file = fs::File::create(root.path().join("ballast")).expect("a file");
+        io::copy(&mut random.take(ballast), &mut file).expect("write the ballast");
+    }
     archive(root.path())
 }
 

@@ -69,7 +69,7 @@ impl StubRegistry {
         let listener = engine.net().listen();
         let address = listener.local_addr().expect("its address").to_string();
         listener.set_nonblocking(true).expect("a listener");
-        let layer = root_file_system();
+        let layer = root_file_system(0);
         let contents = Arc::new(Contents {
             garbage: Sha256::digest(&layer).repeat(5000),
             layer,
