@@ -419,8 +419,14 @@ impl SimEngine {
         if fault == Fault::Failed {
             return Err(Class::Failed);
         }
-        if let Some(id) = target {
-            self.destroy(id, at);
+        // A removal that somebody else has begun goes on at its own pace.
+        let being_removed = |id: &&ContainerId| {
+            let found = self.containers.get(*id);
+            found.is_some_and(|found| found.state == ContainerState::Removing)
+        };
+        match target.filter(|id| !being_removed(id)) {
+            Some(id) => self.destroy(id, at),
+            None => {}
         }
         Ok(OpOutput::Removed)
     }
