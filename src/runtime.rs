@@ -31,8 +31,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Makes the network that all rentals share, unless it is there as it should be.
     fn ensure_network(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// All containers, and all volumes whose name begins with `rental-`. Containers whose name
-    /// begins with `rental-` and that are not running carry their [`Detail`].
+    /// All containers, and all volumes whose name begins with `rental-`, if they can be read.
+    /// Containers whose name begins with `rental-` and that are not running carry their [`Detail`].
     fn list(&self) -> impl Future<Output = Result<Listing, RuntimeError>> + Send;
 
     /// Live containers that hold one of `gpus`, whoever made them: running, paused, restarting, or
@@ -131,8 +131,8 @@ pub struct EngineFacts {
 pub struct Listing {
     /// All containers, of whatever origin and state.
     pub containers: Vec<Observed>,
-    /// All volumes whose name begins with `rental-`.
-    pub volumes: Vec<VolumeLabels>,
+    /// All volumes whose name begins with `rental-`; `None` where they could not be read.
+    pub volumes: Option<Vec<VolumeLabels>>,
     /// Start of the engine's present life, by the host's clock, where it can be told.
     pub engine_started_at: Option<Timestamp>,
 }

@@ -88,7 +88,7 @@ pub struct Ended(pub Option<Box<Instance>>);
 /// Sorts a listing.
 pub fn sort(listing: Listing, agent: &AgentId) -> Sorted {
     let mut sorted = Sorted::default();
-    for volume in &listing.volumes {
+    for volume in listing.volumes.iter().flatten() {
         sorted.take_volume(volume, agent);
     }
     for container in listing.containers {

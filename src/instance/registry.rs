@@ -5,7 +5,8 @@
 //! their replies), `slots` (GPUs, ports, cores, memory), `commands` (what each command does),
 //! `fetches` (shared pulls), `operate` (the next operation on the engine), `outcome` (what came of it),
 //! `observe` (what a look at a container means), `ending` (from the decision to the last marker),
-//! `engine` (whether it answers, and when it is listed), `adopt` (what a listing means), `publishing` (what leaves the registry).
+//! `engine` (whether it answers, and when it is listed), `listing` (what a listing means), `adopt`
+//! (rentals of an earlier life), `publishing` (what leaves the registry).
 
 mod admit;
 mod adopt;
@@ -15,6 +16,7 @@ mod engine;
 mod entry;
 mod fetches;
 mod ledger;
+mod listing;
 mod observe;
 mod operate;
 mod outcome;
@@ -139,6 +141,9 @@ pub struct Registry {
     slots: Slots,
     engine: EngineView,
     connected: bool,
+    /// The session has all records that there are: each change is sent.
+    telling: bool,
+    /// It has been told that these are all.
     synced: bool,
     /// Commands that wait for the first listing: until when, and whether they were accepted already.
     held: VecDeque<(Box<Command>, Duration)>,
@@ -169,6 +174,7 @@ impl Registry {
             slots,
             engine: EngineView::default(),
             connected: false,
+            telling: false,
             synced: false,
             held: VecDeque::new(),
             draining: false,
@@ -186,6 +192,7 @@ impl Registry {
             Input::Connected { server_time } => self.connect(server_time, now),
             Input::Disconnected => {
                 self.connected = false;
+                self.telling = false;
                 self.synced = false;
             }
             Input::Command(command) => self.receive(command, now),
@@ -256,9 +263,12 @@ impl Registry {
     fn connect(&mut self, server_time: Timestamp, now: Now) {
         self.clock.set(server_time, now);
         self.connected = true;
+        self.telling = false;
         self.synced = false;
         if self.engine.listed {
             self.sync();
+        } else if !self.entries.is_empty() {
+            self.tell();
         }
     }
 

@@ -259,7 +259,11 @@ fn ready() -> Registry {
     let [Effect::List(ticket)] = list.as_slice() else {
         panic!("{list:?}")
     };
-    registry.handle(Input::Listed(*ticket, Ok(Listing::default())), now());
+    let listing = Listing {
+        volumes: Some(Vec::new()),
+        ..Listing::default()
+    };
+    registry.handle(Input::Listed(*ticket, Ok(listing)), now());
     let server_time = now().wall;
     registry.handle(Input::Connected { server_time }, now());
     let gpus = GPUS.iter().zip(0..).map(|(uuid, index)| gpu(uuid, index));

@@ -8,7 +8,7 @@ use rental_agent::{
     instance::{publish::Event, registry::Registry},
     protocol::{
         EndReason, ErrorCode, Outcome, Phase, Reply,
-        record::{GpuState, Instance},
+        record::{EngineStatus, GpuState, Instance},
     },
     runtime::ContainerState,
 };
@@ -491,6 +491,62 @@ fn f57_a_reply_that_was_lost_is_said_again_in_the_next_session_and_the_next_life
         "as the engine's markers tell"
     );
     assert_eq!(host.world.engine.containers.len(), 1);
+}
+
+/// Two of an earlier life run, one of them to be ended by its marker, and a third has exited.
+#[test]
+fn while_markers_cannot_be_read_what_runs_is_running_and_nothing_else_is_said() {
+    let mut host = Host::calm();
+    host.ready("a", json!({ "gpus": { "count": 1 } }));
+    host.ready("b", json!({}));
+    host.ready("c", json!({}));
+    host.excuse("c");
+    let at = host.world.wall();
+    let exited = host.world.container_of(&name("c")).unwrap();
+    host.terminate("b");
+    host.answer_until(Kind::Stop);
+    host.world.crash(0);
+    host.world.engine.exit(&exited, 3, false, at);
+    let gpus = (0..fixture::GPUS).map(fixture::gpu).collect();
+    host.check(|world| world.gpus(gpus, true));
+    host.check(World::notice);
+    host.check(World::connect);
+    for _ in 0..3 {
+        host.check(World::answer_list_without_markers);
+        host.pass(1_000);
+        let told = host.world.rules.view.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(told, [name("a"), name("b")]);
+        assert_eq!(host.phase("a"), Phase::Running);
+        assert_eq!(host.phase("b"), Phase::Running);
+        assert!(!host.world.rules.synced);
+        assert!(host.world.flights.is_empty(), "nothing is asked of it");
+        assert_eq!(host.world.snapshot().status.engine, EngineStatus::Degraded);
+    }
+    host.answer_all();
+    assert!(host.world.rules.synced);
+    assert_eq!(host.phase("a"), Phase::Ready);
+    assert_eq!(host.gpu_state(0), GpuState::Held);
+    assert_eq!(host.ended("b"), EndReason::Terminated);
+    assert_eq!(host.ended("c"), EndReason::Exited);
+}
+
+#[test]
+fn what_vanishes_while_markers_cannot_be_read_is_lost() {
+    let mut host = Host::calm();
+    host.ready("a", json!({ "gpus": { "count": 1 } }));
+    host.excuse("a");
+    host.check(|world| world.read(usize::MAX));
+    host.world.crash(0);
+    let container = host.world.container_of(&name("a")).unwrap();
+    let at = host.world.wall();
+    host.check(World::notice);
+    host.check(World::connect);
+    host.check(World::answer_list_without_markers);
+    assert_eq!(host.phase("a"), Phase::Running);
+    host.world.engine.destroy(&container, at);
+    host.pass(1_000);
+    host.answer_all();
+    assert_eq!(host.ended("a"), EndReason::Lost);
 }
 
 /// A host on which a test tells what happens.

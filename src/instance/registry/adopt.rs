@@ -1,16 +1,14 @@
-//! What a listing means: rentals of an earlier life are taken up where they were left, known ones are
-//! looked at, and what others hold counts as taken. Pure.
-//!
-//! Only an absence in a listing that was asked for after the last operation on a rental is believed.
+//! Rentals of an earlier life are taken up where they were left: what a container and its markers
+//! tell becomes facts. Pure.
 
-use super::{Registry, ending::bare_end, engine::LATE, entry::Entry, slots::Allocation};
+use super::{Registry, ending::bare_end, entry::Entry, slots::Allocation};
 use crate::{
     clock::Now,
     ids::{CommandId, InstanceId},
     instance::{
-        effect::{Effect, Ticket, Waiter},
+        effect::Waiter,
         lifecycle::{End, Presence},
-        marker::{ContainerLabels, Marker, MarkerKind},
+        marker::ContainerLabels,
         reconcile::{self, Ending, Holdings, Markers, Readable},
         spec::{PortRequest, cores},
     },
@@ -21,112 +19,47 @@ use crate::{
 };
 
 impl Registry {
-    pub(super) fn take_listing(&mut self, ticket: Ticket, listing: Listing, now: Now) {
-        self.engine.note_start(listing.engine_started_at);
+    /// What the containers alone tell of a rental of an earlier life, while the markers cannot be
+    /// read: what runs is running, and nothing is decided about anything.
+    pub(super) fn take_running(&mut self, listing: Listing, now: Now) {
         let sorted = reconcile::sort(listing, &self.options.agent_id);
-        self.slots.set_foreign(sorted.claims);
-        self.private.extend(sorted.private);
-        let absent: Vec<InstanceId> = self
-            .entries
-            .keys()
-            .filter(|id| !sorted.ours.contains_key(id))
-            .cloned()
-            .collect();
-        let absent = absent
-            .into_iter()
-            .filter(|id| !sorted.untouchable.contains(id));
-        let absent: Vec<InstanceId> = absent.collect();
-        // What runs has what it has; only then is seen what is left for what does not.
-        let runs = |holdings: &Holdings| holdings.container.as_ref().is_some_and(|c| runs(&c.seen));
-        let (running, others): (Vec<_>, Vec<_>) = sorted
-            .ours
-            .into_iter()
-            .partition(|(_, holdings)| runs(holdings));
-        for (id, holdings) in running.into_iter().chain(others) {
-            if self.entries.contains_key(&id) {
-                self.look_again(&id, ticket, &holdings, now);
-            } else if self.forgotten.get(&id).is_none_or(|at| *at < ticket) {
-                self.adopt(id, holdings, now);
+        for (id, holdings) in sorted.ours {
+            let Some(Readable { seen, labels }) = holdings.container else {
+                continue;
+            };
+            let live = matches!(
+                seen.state,
+                ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+            );
+            if !live || self.entries.contains_key(&id) {
+                continue;
+            }
+            let mut entry = self.earlier(&id);
+            entry.is_provisional = true;
+            // What runs has what it has, so that this refuses nothing.
+            if self.read_labels(&mut entry, &seen, &labels).is_ok() {
+                self.entries.insert(id.clone(), entry);
+                self.observe(&id, Some(&seen), now);
             }
         }
-        for id in absent {
-            self.look_again(&id, ticket, &Holdings::default(), now);
-        }
-        self.forgotten.retain(|_, at| *at >= ticket);
-        self.give_up_old_records(now);
-    }
-
-    /// A rental that is known, as the listing shows it.
-    fn look_again(&mut self, id: &InstanceId, ticket: Ticket, holdings: &Holdings, now: Now) {
-        let asked_at = self.engine.asked_at;
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        let busy = entry.op.is_some() || entry.decision_op.is_some() || entry.forget_op.is_some();
-        if busy || entry.touched > ticket {
-            return;
-        }
-        let container = holdings.container.as_ref().map(|readable| &readable.seen);
-        entry.markers = holdings.markers.names.clone();
-        let late_by = entry.create_unknown.map(|since| since + LATE);
-        if container.is_none() && late_by.is_some_and(|at| asked_at >= at) {
-            entry.create_unknown = None;
-        }
-        if entry.is_over() {
-            return self.keep_over(id, container.is_some());
-        }
-        let lease_lost = entry.facts.marked_ready && holdings.markers.lease.is_none();
-        let expects = !matches!(entry.facts.presence, Presence::Absent);
-        if container.is_some() || expects {
-            self.observe(id, container, now);
-        }
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        if lease_lost && entry.facts.end.is_none() && entry.facts.presence == Presence::Live {
-            entry.facts.marked_ready = false;
+        if self.connected && !self.telling {
+            self.tell();
         }
     }
 
-    /// An end stays an end: a container that shows up late is removed, a marker that is missing is
-    /// made anew.
-    fn keep_over(&mut self, id: &InstanceId, container_is_back: bool) {
-        let agent = self.options.agent_id.clone();
-        let can_see = self.can_see();
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        if container_is_back {
-            entry.facts.presence = Presence::Finished;
-            return;
-        }
-        if !can_see || entry.acked || entry.markers.contains(&MarkerKind::Ended.volume_name(id)) {
-            return;
-        }
-        let marker = Marker::Ended {
-            record: Some(Box::new(entry.record.clone())),
-        };
-        let op = self.next_op_id();
-        let touched = self.touch();
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        entry.decision_op = Some(op);
-        entry.touched = touched;
-        let body = entry.put_marker(marker.encode(&agent, id));
-        self.effects.push(Effect::Engine {
-            id: op,
-            instance: id.clone(),
-            op: body,
-        });
-    }
-
-    /// A rental of an earlier life.
-    fn adopt(&mut self, id: InstanceId, holdings: Holdings, now: Now) {
+    fn earlier(&mut self, id: &InstanceId) -> Entry {
         let touched = self.touch();
         let mut entry = Entry::new(id.clone(), touched);
         entry.record.recovered = true;
         entry.facts.verified_absent = false;
+        entry
+    }
+
+    /// A rental of an earlier life.
+    pub(super) fn adopt(&mut self, id: InstanceId, holdings: Holdings, now: Now) {
+        let mut entry = self.earlier(&id);
+        let provisional = self.entries.remove(&id);
+        entry.published = provisional.and_then(|entry| entry.published);
         entry.markers.clone_from(&holdings.markers.names);
         let readable = holdings.container.as_ref();
         let refused = readable.and_then(|readable| {
@@ -384,7 +317,7 @@ impl Registry {
 }
 
 /// Whether a container has its GPUs and ports whatever anybody thinks.
-fn runs(seen: &Observed) -> bool {
+pub(super) fn runs(seen: &Observed) -> bool {
     !matches!(
         seen.state,
         ContainerState::Created | ContainerState::Exited | ContainerState::Dead

@@ -118,6 +118,12 @@ impl Registry {
         }
         self.engine.listing = None;
         match listed {
+            Ok(listing) if listing.volumes.is_none() => {
+                if !self.engine.listed {
+                    self.take_running(listing, now);
+                }
+                self.cannot_list(now);
+            }
             Ok(listing) => {
                 self.schedule_next_list(now);
                 self.engine.last_answer = Some(self.clock.at(now));
@@ -125,7 +131,7 @@ impl Registry {
                     self.engine.status = EngineStatus::Ok;
                     tracing::info!(
                         containers = listing.containers.len(),
-                        markers = listing.volumes.len(),
+                        markers = listing.volumes.as_ref().map(Vec::len),
                         "the container engine is listed"
                     );
                 }
@@ -139,16 +145,22 @@ impl Registry {
                 self.drive_all(now);
             }
             Err(error) => {
-                // It may answer and not list. Then nothing is known of what it holds.
                 tracing::warn!(%error, "the container engine cannot be listed");
-                if self.engine.status == EngineStatus::Ok {
-                    self.engine.status = EngineStatus::Degraded;
-                    self.accept_pending_terminates();
-                }
-                // While it is away none is asked for: its return brings one.
-                let again = now.boot + Duration::from_secs(1);
-                self.engine.list_at = self.engine.reachable.then_some(again);
+                self.cannot_list(now);
             }
+        }
+    }
+
+    /// It may answer and not list. Then nothing is known of what it holds.
+    fn cannot_list(&mut self, now: Now) {
+        // While it is away none is asked for: its return brings one.
+        if !self.engine.reachable {
+            return;
+        }
+        self.engine.list_at = Some(now.boot + Duration::from_secs(1));
+        if self.engine.status != EngineStatus::Degraded {
+            self.engine.status = EngineStatus::Degraded;
+            self.accept_pending_terminates();
         }
     }
 

@@ -24,6 +24,8 @@ use crate::{
 pub(super) struct Entry {
     /// As it will be published next.
     pub(super) record: Instance,
+    /// It was seen running and its markers have not been read yet: a full listing adopts it anew.
+    pub(super) is_provisional: bool,
     /// As it was published last, and at which generation.
     pub(super) published: Option<(Generation, Arc<Instance>)>,
     /// What decides what comes next.
@@ -94,6 +96,7 @@ impl Entry {
     pub(super) fn new(id: InstanceId, touched: Ticket) -> Self {
         Self {
             record: blank_record(id),
+            is_provisional: false,
             published: None,
             facts: Facts {
                 presence: Presence::Absent,

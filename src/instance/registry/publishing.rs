@@ -43,7 +43,7 @@ impl Registry {
         let instance = Arc::new(entry.record.clone());
         entry.published = Some((self.generation, Arc::clone(&instance)));
         tracing::info!(instance_id = %id, phase = ?instance.phase, "instance");
-        if self.synced {
+        if self.telling {
             let generation = self.generation;
             self.emit(Event::Record(InstanceMessage {
                 generation,
@@ -54,6 +54,16 @@ impl Registry {
 
     /// Sends the whole state to the session that has just begun.
     pub(super) fn sync(&mut self) {
+        let ids = self.tell();
+        self.emit(Event::Synced(Synced {
+            generation: self.generation,
+            ids,
+        }));
+        self.synced = true;
+    }
+
+    /// Sends every record that there is; from now on each change is sent, too.
+    pub(super) fn tell(&mut self) -> Vec<InstanceId> {
         let ids: Vec<InstanceId> = self.entries.keys().cloned().collect();
         for id in &ids {
             self.publish(id);
@@ -74,11 +84,8 @@ impl Registry {
             .map(|record| record.instance.id.clone())
             .collect();
         self.emit(Event::Records(records));
-        self.emit(Event::Synced(Synced {
-            generation: self.generation,
-            ids,
-        }));
-        self.synced = true;
+        self.telling = true;
+        ids
     }
 
     /// Sends a first reply.

@@ -468,7 +468,7 @@ impl Rig {
         let ticket = self.lists.pop().expect("a listing");
         let listing = Listing {
             containers,
-            volumes,
+            volumes: Some(volumes),
             engine_started_at: Some(Timestamp::from_millis(1_799_999_990_000)),
         };
         self.feed(Input::Listed(ticket, Ok(listing)));

@@ -35,9 +35,16 @@ pub(super) async fn list(connection: &Connection) -> Result<Listing, RuntimeErro
         .await;
     Ok(Listing {
         containers,
-        volumes: volumes?,
+        volumes: readable(volumes),
         engine_started_at: engine_started_at?,
     })
+}
+
+/// What runs can be told without the markers, so that a list of containers alone is of use, too.
+fn readable(volumes: Result<Vec<VolumeLabels>, RuntimeError>) -> Option<Vec<VolumeLabels>> {
+    volumes
+        .inspect_err(|error| tracing::warn!(%error, "the markers cannot be read"))
+        .ok()
 }
 
 /// One call: containers in these states, or in every state when none is named.

@@ -58,10 +58,10 @@ async fn everything_is_listed_and_rentals_that_do_not_run_with_their_detail() {
             .exit_code,
         7
     );
-    assert!(listing.volumes.contains(&marker));
+    let volumes = listing.volumes.as_ref().unwrap();
+    assert!(volumes.contains(&marker));
     assert!(
-        listing
-            .volumes
+        volumes
             .iter()
             .all(|volume| volume.name.starts_with("rental-"))
     );

@@ -176,6 +176,7 @@ async fn while_markers_cannot_be_read_nothing_is_ended_or_started() {
     let blind = proxy.answer("GET", "/volumes", 500);
     world.start_agent();
     wait_for("the list", SOON, || blind.met() >= 2).await;
+    world.wait_phase(&runs, Phase::Running).await;
     assert_eq!(world.container(&exited).await.unwrap().state, "exited");
     let before = world.running(&runs).await;
     drop(blind);

@@ -187,17 +187,17 @@ impl SimEngine {
 
     /// A listing whose containers were listed before its volumes.
     pub(crate) fn listing(&self, containers: Vec<Observed>) -> Listing {
-        Listing {
-            containers,
-            volumes: self
-                .volumes
-                .iter()
+        let markers = self.volumes.iter();
+        let markers =
+            markers
                 .filter(|(name, _)| name.starts_with("rental-"))
                 .map(|(name, labels)| VolumeLabels {
                     name: name.clone(),
                     labels: labels.clone(),
-                })
-                .collect(),
+                });
+        Listing {
+            containers,
+            volumes: Some(markers.collect()),
             engine_started_at: self.tells_start.then_some(self.started_at),
         }
     }

@@ -117,6 +117,8 @@ pub(crate) struct Rules {
     /// Numbers the sessions.
     pub(crate) session: u64,
     pub(crate) connected: bool,
+    /// The session has been told all records that there are.
+    pub(crate) telling: bool,
     pub(crate) synced: bool,
     /// The registry's records after the last step.
     pub(crate) records: BTreeMap<InstanceId, Arc<Instance>>,
@@ -125,6 +127,8 @@ pub(crate) struct Rules {
     pub(crate) heard: BTreeMap<CommandId, Heard>,
     /// Heard in this session, and without any reply.
     pub(crate) unanswered: BTreeMap<CommandId, Duration>,
+    /// A listing without its markers has been taken in.
+    pub(crate) half_listed: bool,
     /// A listing has been taken in.
     pub(crate) listed: bool,
     /// The watcher's last word was that the engine answers.

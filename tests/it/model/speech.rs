@@ -22,6 +22,7 @@ impl Rules {
     pub(crate) fn connected(&mut self) {
         self.session += 1;
         self.connected = true;
+        self.telling = false;
         self.synced = false;
         self.view.clear();
         self.unanswered.clear();
@@ -29,6 +30,7 @@ impl Rules {
 
     pub(crate) fn disconnected(&mut self) {
         self.connected = false;
+        self.telling = false;
         self.synced = false;
         self.unanswered.clear();
     }
@@ -101,7 +103,7 @@ impl Rules {
             Event::Synced(synced) => self.tell_synced(synced),
             Event::Record(record) => {
                 rule!(
-                    self.synced,
+                    self.telling,
                     name::WHOLE,
                     "a change before the state: {record:?}"
                 );
@@ -128,10 +130,11 @@ impl Rules {
 
     fn tell_all(&mut self, records: &[InstanceMessage]) -> Check {
         rule!(
-            !self.synced && self.listed,
+            !self.synced && (self.listed || self.half_listed),
             name::WHOLE,
             "a state that is not asked for"
         );
+        self.telling = true;
         let mut last = 0;
         for record in records {
             let sorted = record.generation.0 > last;
@@ -148,6 +151,7 @@ impl Rules {
     }
 
     fn tell_synced(&mut self, synced: &Synced) -> Check {
+        rule!(self.listed, name::WHOLE, "synced before it is known");
         let known: Vec<_> = self.view.keys().cloned().collect();
         let mut ids = synced.ids.clone();
         ids.sort();

@@ -416,6 +416,17 @@ impl World {
         Ok(())
     }
 
+    /// Answers a listing whose volumes cannot be read.
+    pub(crate) fn answer_list_without_markers(&mut self) -> Check {
+        self.look_at_containers();
+        let list = self.lists.remove(0);
+        self.rules.half_listed = true;
+        let mut listing = self.engine.listing(list.containers.unwrap_or_default());
+        listing.volumes = None;
+        self.feed(Input::Listed(list.ticket, Ok(listing)), &Cause::Listing)?;
+        Ok(())
+    }
+
     fn note_listing(&mut self, listing: &rental_agent::runtime::Listing) {
         let first = !self.rules.listed;
         self.rules.listed = true;
@@ -448,7 +459,7 @@ impl World {
         }
         if first {
             let ends = [".ending", ".ended"];
-            for volume in &listing.volumes {
+            for volume in listing.volumes.iter().flatten() {
                 let Some(id) = ends.iter().find_map(|end| volume.name.strip_suffix(end)) else {
                     continue;
                 };
@@ -482,7 +493,7 @@ impl World {
                 _ => {}
             }
         }
-        for volume in &listing.volumes {
+        for volume in listing.volumes.iter().flatten() {
             if volume.labels.is_empty() {
                 self.see("a start finds a marker without labels");
             } else if volume.name.ends_with(".ending") {
