@@ -6,7 +6,8 @@
 #   docker_answers            whether an engine answers at DOCKER_HOST or the default socket
 #   ensure_docker_packages    installs what is missing (root on Debian/Ubuntu), else says what to do
 #   start_engine DIR          an engine of our own: its socket, data and log under DIR, its network
-#                             in a namespace of its own; sets DOCKER_HOST, ENGINE_NETNS, GPU_HOOK_LOG
+#                             in a namespace of its own; sets DOCKER_HOST, ENGINE_NETNS, GPU_HOOK_LOG.
+#                             LAB_ENGINE_PATH names folders with another engine than the system's
 #   in_engine_net CMD…        runs CMD where the engine's ports are 127.0.0.1
 #   stop_engine               stops it and removes all of it but DIR/dockerd.log and DIR/gpu-hook.log
 #
@@ -99,7 +100,7 @@ start_engine() {
   echo '{}' >"$ENGINE_DIR/daemon.json" # Instead of the machine's, which may name other folders.
   # `ip netns exec` would mount /sys anew, without the cgroups that the engine needs. nsenter
   # executes dockerd in its own place, so $! is the engine.
-  PATH=$ENGINE_DIR/bin:$PATH:/usr/sbin:/sbin nsenter --net="/run/netns/$ENGINE_NETNS" \
+  PATH=$ENGINE_DIR/bin:${LAB_ENGINE_PATH:+$LAB_ENGINE_PATH:}$PATH:/usr/sbin:/sbin nsenter --net="/run/netns/$ENGINE_NETNS" \
     dockerd --config-file "$ENGINE_DIR/daemon.json" \
     --data-root "$ENGINE_DIR/data" --exec-root "$ENGINE_DIR/exec" \
     --pidfile "$ENGINE_DIR/pid" -H "unix://$ENGINE_DIR/docker.sock" \
