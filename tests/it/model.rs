@@ -191,13 +191,13 @@ macro_rules! the_rules_hold {
 
 the_rules_hold! {
     the_rules_hold_whatever_happens_1: 1,
+    the_rules_hold_whatever_happens_2: 2,
     the_rules_hold_whatever_happens_3: 3,
     the_rules_hold_whatever_happens_4: 4,
+    the_rules_hold_whatever_happens_5: 5,
     the_rules_hold_whatever_happens_6: 6,
     the_rules_hold_whatever_happens_7: 7,
     the_rules_hold_whatever_happens_8: 8,
-    the_rules_hold_whatever_happens_9: 9,
-    the_rules_hold_whatever_happens_11: 11,
 }
 
 #[test]

@@ -14,7 +14,6 @@ use crate::{
         effect::{Effect, EngineOp},
         lifecycle::{DecisionMarker, End, Presence},
         marker::{Marker, MarkerKind, MarkerRead},
-        registry::{operate::last_seen, outcome::STUCK_AFTER},
     },
     protocol::{
         EndReason, ErrorCode, Instance, Phase,
@@ -27,6 +26,8 @@ use crate::{
 const REMOVAL_LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Something of it is left, or its markers cannot be removed: tried again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// So long after TERM has had its time a container is called stuck.
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(15);
 
 impl Registry {
     /// The decision to end is in the engine, or cannot be brought there.
@@ -284,6 +285,6 @@ pub(super) fn final_record(entry: &Entry, at: Timestamp) -> Instance {
 pub(super) fn bare_end(entry: &Entry, at: Timestamp) -> End {
     End {
         marker: DecisionMarker::Written,
-        ..End::decided(EndReason::Interrupted, at).estimated(last_seen(entry))
+        ..End::decided(EndReason::Interrupted, at).estimated(entry.last_seen())
     }
 }

@@ -160,6 +160,15 @@ impl Entry {
         self.facts.end.as_ref()
     }
 
+    /// The last time that there is evidence of it running, in server time.
+    pub(super) fn last_seen(&self) -> Option<Timestamp> {
+        let timeline = &self.record.timeline;
+        [self.seen_running, timeline.ready_at, timeline.running_at]
+            .into_iter()
+            .flatten()
+            .max()
+    }
+
     /// Moves the record to a phase and notes when it was first reached.
     pub(super) fn enter(&mut self, phase: Phase, at: Timestamp) {
         self.record.phase = phase;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Registry, entry::Entry, operate::last_seen};
+use super::{Registry, entry::Entry};
 use crate::{
     clock::{Now, Timestamp},
     ids::InstanceId,
@@ -243,7 +243,7 @@ impl Registry {
         entry.facts.end = Some(End {
             error: Some(error),
             examined: true,
-            ..End::decided(EndReason::Lost, at).estimated(last_seen(entry))
+            ..End::decided(EndReason::Lost, at).estimated(entry.last_seen())
         });
         entry.enter(Phase::Ending, at);
         self.publish(id);

@@ -1,6 +1,6 @@
 //! The next operation on the engine for a rental. Pure.
 
-use super::{Registry, ending::final_record, entry::Entry};
+use super::{Registry, ending::final_record};
 use crate::{
     clock::Now,
     ids::InstanceId,
@@ -251,13 +251,4 @@ impl Registry {
 fn shm_bytes(asked: Option<u64>, memory: u64, gpus: usize) -> i64 {
     let default = if gpus > 1 { memory / 2 } else { SHM_DEFAULT };
     i64::try_from(asked.unwrap_or(default).min(memory)).unwrap_or(i64::MAX)
-}
-
-/// The last time that there is evidence of it running, in server time.
-pub(super) fn last_seen(entry: &Entry) -> Option<crate::clock::Timestamp> {
-    let timeline = &entry.record.timeline;
-    [entry.seen_running, timeline.ready_at, timeline.running_at]
-        .into_iter()
-        .flatten()
-        .max()
 }

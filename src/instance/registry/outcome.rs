@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Registry, operate::last_seen};
+use super::{Registry, ending::STUCK_AFTER};
 use crate::{
     clock::Now,
     ids::InstanceId,
@@ -21,8 +21,6 @@ use crate::{
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
 /// So many other ports are tried where the host's are taken by strangers.
 const PORT_TRIES: u32 = 5;
-/// So long after TERM has had its time a container is called stuck.
-pub(super) const STUCK_AFTER: Duration = Duration::from_secs(15);
 /// Others that were made with the same GPU, and after, are waited for so long and looked at so often.
 const CONTENDED: Duration = Duration::from_secs(10);
 const CONTENDED_LOOK: Duration = Duration::from_millis(100);
@@ -296,7 +294,7 @@ impl Registry {
         } else {
             EndReason::Failed
         };
-        let seen = was_ready.then(|| last_seen(entry)).flatten();
+        let seen = was_ready.then(|| entry.last_seen()).flatten();
         entry.facts.end = Some(End {
             error: Some(error),
             ..End::decided(reason, at).estimated(seen)

@@ -140,7 +140,29 @@ impl SimServer {
                 self.note(reply);
                 Vec::new()
             }
-            Event::Synced(_) | Event::Progress(_) | Event::Report => Vec::new(),
+            Event::Synced(synced) => {
+                self.end_what_is_gone(&synced.ids);
+                Vec::new()
+            }
+            Event::Progress(_) | Event::Report => Vec::new(),
+        }
+    }
+
+    /// Who is not in the state has ended, unless its deploy is still to be answered.
+    fn end_what_is_gone(&mut self, ids: &[InstanceId]) {
+        let awaited: BTreeSet<InstanceId> = self
+            .commands
+            .iter()
+            .filter(|sent| !sent.settled)
+            .filter_map(|sent| match &sent.about {
+                About::Deploy(id) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
+        for (id, stored) in &mut self.records {
+            if !ids.contains(id) && !awaited.contains(id) {
+                Arc::make_mut(&mut stored.instance).phase = Phase::Ended;
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 //! between them. Everything moves only when it is told to.
 
 use std::rc::Rc;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rental_agent::{
     clock::{Now, Timestamp},
@@ -21,7 +24,7 @@ use rental_agent::{
 
 use super::{
     deeds::{self, Kind},
-    engine::{Answer, Fault, Going, LABEL_GPUS, Power, SimEngine},
+    engine::{Answer, Fault, Going, LABEL_GPUS, Power, SimContainer, SimEngine},
     fixture,
     rules::{Around, Cause, Check, Rules, Violation, name, rule},
     server::{About, Sent, SimServer},
@@ -52,6 +55,9 @@ impl Subject for Registry {
         Registry::snapshot(self)
     }
 }
+
+/// An engine's restart is believed to explain an exit so long before it, and no longer.
+const RESTART_WINDOW: Duration = Duration::from_secs(30);
 
 /// Makes what is tested, once per life of the agent.
 pub(crate) type Make = Rc<dyn Fn(Options) -> Box<dyn Subject>>;
@@ -427,9 +433,37 @@ impl World {
         Ok(())
     }
 
+    /// A create that an earlier life left in flight may show up when its port or GPU has been given
+    /// to another rental. Only one of the two can be started.
+    fn excuse_twins(&mut self) {
+        let wants = |container: &SimContainer| -> BTreeSet<String> {
+            let gpus = container.labels.get(LABEL_GPUS).map(String::as_str);
+            let gpus = gpus
+                .unwrap_or_default()
+                .split(',')
+                .filter(|g| !g.is_empty());
+            let ports = container.ports.iter().map(|port| port.host.to_string());
+            gpus.map(str::to_owned).chain(ports).collect()
+        };
+        let rentals: Vec<_> = self
+            .engine
+            .rentals()
+            .map(|(id, c)| (id, wants(c)))
+            .collect();
+        for (id, wanted) in &rentals {
+            let twin = |(other, theirs): &(InstanceId, BTreeSet<String>)| {
+                other != id && !theirs.is_disjoint(wanted)
+            };
+            if rentals.iter().any(twin) {
+                self.rules.excused.insert(id.clone());
+            }
+        }
+    }
+
     fn note_listing(&mut self, listing: &rental_agent::runtime::Listing) {
         let first = !self.rules.listed;
         self.rules.listed = true;
+        self.excuse_twins();
         self.rules.visible |= self.rules.reachable;
         self.rules.claimed_gpus.clear();
         self.rules.claimed_ports.clear();
@@ -467,7 +501,10 @@ impl World {
                     .labels
                     .get(super::engine::LABEL_AGENT)
                     .map(String::as_str);
-                let ours = owner.is_none_or(|owner| owner == fixture::AGENT);
+                let ours = match owner {
+                    None => !beside_a_strangers(listing, &volume.name),
+                    Some(owner) => owner == fixture::AGENT,
+                };
                 if let Some(Ok(id)) = id.strip_prefix("rental-").map(str::parse::<InstanceId>)
                     && ours
                 {
@@ -612,8 +649,20 @@ impl World {
         self.pass(Duration::from_millis(300))?;
         let at = self.wall();
         self.engine.come_up(at);
+        self.excuse_what_an_earlier_restart_ended(at);
         self.cut = true;
         Ok(())
+    }
+
+    /// An exit that an earlier restart of the engine caused, and that nobody looked at before this
+    /// one, is like the tenant's own: nothing in the engine tells them apart.
+    fn excuse_what_an_earlier_restart_ended(&mut self, started_at: Timestamp) {
+        let long_before = |finished: Timestamp| finished.plus(RESTART_WINDOW) < started_at;
+        let ended = self.engine.rentals().filter(|(_, container)| {
+            !container.runs() && container.detail.finished_at.is_some_and(long_before)
+        });
+        let ended: Vec<InstanceId> = ended.map(|(id, _)| id).collect();
+        self.rules.excused.extend(ended);
     }
 
     /// Hands over the engine's oldest event, or loses it.
@@ -927,4 +976,16 @@ fn note_fault(rules: &mut Rules, flight: &Flight, fault: Fault) {
         (Kind::Verify, Fault::ProcessLeft) => rules.see("a process left behind"),
         _ => {}
     }
+}
+
+/// A marker without labels is the stranger's who has a container or a marker of that rental.
+fn beside_a_strangers(listing: &rental_agent::runtime::Listing, marker: &str) -> bool {
+    let rental = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let containers = listing.containers.iter().map(|c| (&c.name, &c.labels));
+    let volumes = listing.volumes.iter().flatten();
+    containers
+        .chain(volumes.map(|v| (&v.name, &v.labels)))
+        .filter(|(name, _)| rental(name) == rental(marker))
+        .filter_map(|(_, labels)| labels.get(super::engine::LABEL_AGENT))
+        .any(|owner| owner != fixture::AGENT)
 }
