@@ -27,6 +27,8 @@ async fn a_deploy_brings_up_what_was_asked_for_and_tells_every_step() {
     let port = record.ports[0].host;
     assert!((world.first_port()..world.first_port() + 10).contains(&port));
     assert_eq!(world.get(port).await, "hello\n");
+    let over_ipv6 = world.get_over_ipv6(port);
+    assert!(over_ipv6.is_none_or(|page| page == "hello\n"));
 
     let timeline = &record.timeline;
     let steps = [

@@ -162,7 +162,7 @@ fn widened() -> Vec<(&'static str, Value)> {
         ("/HostConfig/DeviceRequests/-", json!({ "Count": -1 })),
         (
             "/HostConfig/PortBindings/22~1tcp",
-            json!([{ "HostIp": "", "HostPort": "22" }]),
+            json!([{ "HostIp": "127.0.0.1", "HostPort": "22" }]),
         ),
         ("/HostConfig/Later", json!(0)),
         ("/Env/-", json!("NVIDIA_VISIBLE_DEVICES=all")),

@@ -173,7 +173,7 @@ impl Check<'_> {
                 .as_str()
                 .and_then(|port| port.parse().ok());
             let port: u64 = port.unwrap_or(0);
-            *binding == json!({ "HostIp": "0.0.0.0", "HostPort": port.to_string() })
+            *binding == json!({ "HostIp": "", "HostPort": port.to_string() })
                 && self.rules.ports.contains(&port)
                 && hosts.insert(port)
         };

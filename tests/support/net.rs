@@ -33,14 +33,27 @@ impl Net {
 
     /// A connection to `port` on this network's loopback.
     pub(crate) fn dial(&self, port: u16) -> std::io::Result<TcpStream> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        self.connect(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
         self.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))
+    }
+
+    /// Whether this network's loopback speaks IPv6.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        self.inside(|| TcpListener::bind("[::1]:0").is_ok())
     }
 
     /// The body that an HTTP server on `port` gives for `/`; `None` when there is none.
     pub(crate) fn http_get(&self, port: u16) -> Option<String> {
+        self.http_get_from(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// The same, from any address of this network.
+    pub(crate) fn http_get_from(&self, address: SocketAddr) -> Option<String> {
         use std::io::{Read, Write};
-        let mut stream = self.dial(port).ok()?;
+        let mut stream = self.connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();

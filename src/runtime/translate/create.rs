@@ -226,8 +226,9 @@ fn ulimits(hardening: &Hardening) -> Vec<ResourcesUlimits> {
 fn port_bindings(ports: &[HostPort]) -> PortMap {
     let mut map = PortMap::new();
     for port in ports {
+        // Without an address: on all that the host has, of either family.
         let binding = PortBinding {
-            host_ip: Some("0.0.0.0".to_owned()),
+            host_ip: Some(String::new()),
             host_port: Some(port.host.to_string()),
         };
         let bindings = map.entry(container_port(port)).or_default();

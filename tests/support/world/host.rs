@@ -234,6 +234,14 @@ impl World {
         wait_until(&format!("an answer on port {port}"), SOON, look).await
     }
 
+    /// What an HTTP server on this port of the engine's host says over IPv6, where that host has it.
+    pub(crate) fn get_over_ipv6(&self, port: u16) -> Option<String> {
+        let address = (std::net::Ipv6Addr::LOCALHOST, port).into();
+        self.net
+            .has_ipv6()
+            .then(|| self.net.http_get_from(address).unwrap_or_default())
+    }
+
     /// Whether anybody listens on this port of the engine's host.
     pub(crate) fn is_open(&self, port: u16) -> bool {
         self.net.dial(port).is_ok()
