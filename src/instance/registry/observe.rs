@@ -166,6 +166,10 @@ impl Registry {
         let seen_before = detail.started_at.is_some() && entry.restart_of == detail.started_at;
         if entry.facts.end.is_some() {
             entry.facts.presence = Presence::Finished;
+        } else if entry.facts.is_stopped {
+            entry.facts.presence = Presence::Finished;
+            entry.enter(Phase::Stopped, at);
+            self.publish(id);
         } else if seen_before {
             entry.facts.presence = Presence::Startable;
         } else if explained {
@@ -229,7 +233,7 @@ impl Registry {
             ended_at,
             ..End::decided(reason, at)
         });
-        entry.enter(Phase::Ending, at);
+        entry.enter(Phase::Ending, ended_at.map_or(at, |ended| ended.min(at)));
         self.publish(id);
     }
 
@@ -268,12 +272,18 @@ impl Registry {
                 .back()
                 .map_or(entry.record.restarts == 0, |engine| started < *engine);
         let by_engine = starts.iter().any(|engine| detail.ended_by_restart(*engine));
+        // One that was only silent took nothing with it: a life that is older than the silence goes on.
+        let began_since = |from: Timestamp| {
+            let last = starts.back();
+            last.is_none_or(|start| self.clock.from_wall(*start) >= from)
+        };
         let by_outage = self.engine.outage.is_some_and(|(from, to)| {
             let (started, finished) = (
                 self.clock.from_wall(started),
                 self.clock.from_wall(finished),
             );
-            started < from && finished.plus(RESTART_WINDOW) >= from && finished <= to
+            let in_between = finished.plus(RESTART_WINDOW) >= from && finished <= to;
+            began_since(from) && started < from && in_between
         });
         by_boot || by_engine || by_outage
     }

@@ -6,6 +6,7 @@ use rental_agent::{
     dev::AgentView,
     protocol::{EndReason, ErrorCode, Outcome, Phase, record::EngineStatus},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use crate::{
@@ -136,6 +137,24 @@ async fn a_terminate_of_a_silent_engine_is_accepted_and_done_when_it_answers() {
     assert_eq!(world.final_reply(&ticket).await.outcome, Outcome::Done);
     world.wait_ended(&id, EndReason::Terminated).await;
     assert!(world.container(&id).await.is_none());
+}
+
+/// F21: silence explains no end; only a restart of the engine would.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_the_engine_is_silent_is_the_tenants_own() {
+    let engine = Engine::own(Own::default());
+    let mut world = World::own(&engine).await;
+    world.up().await;
+    let (id, _) = world.deploy_ready(&world.sleeper()).await;
+    let state = world.container(&id).await.unwrap().inspect.state;
+    let pid = i32::try_from(state.unwrap().pid.unwrap()).unwrap();
+    engine.freeze();
+    world.wait_engine(EngineStatus::Degraded, SOON).await;
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    engine.thaw();
+    let record = world.wait_ended(&id, EndReason::Exited).await;
+    assert_eq!(record.ended.unwrap().exit_code, Some(137));
+    assert_eq!(record.restarts, 0);
 }
 
 /// An engine that dies while the agent works comes back as another life of the same host.
