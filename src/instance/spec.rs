@@ -67,8 +67,6 @@ pub struct InstanceSpec {
     pub env: Vec<(String, SecretString)>,
     /// `None`: without GPUs.
     pub gpus: Option<GpuDemand>,
-    /// Run without GPUs where the host's configuration allows it and the engine has no GPU runtime.
-    pub gpus_optional: bool,
     /// Billionths of a core; `None`: the host decides.
     pub nano_cpus: Option<u64>,
     /// Memory, swap included; `None`: the host decides.
@@ -108,7 +106,7 @@ impl InstanceSpec {
     /// Checks a spec as written. The error is the first fault: `invalid_spec` or `policy_denied`,
     /// with what is wrong, where, and what would be right.
     pub fn parse(wire: wire::InstanceSpec, hash: SpecHash, policy: &Policy) -> Result<Self, Error> {
-        let (gpus, gpus_optional) = parse_gpus(wire.gpus)?;
+        let gpus = parse_gpus(wire.gpus)?;
         let image = parse_image(&wire.image, policy, "/spec/image")?;
         let auth = parse_credentials(wire.registry_auth, "/spec/registry_auth")?;
         check_arguments(wire.entrypoint.as_deref(), wire.command.as_deref())?;
@@ -129,7 +127,6 @@ impl InstanceSpec {
             command: wire.command,
             env,
             gpus,
-            gpus_optional,
             nano_cpus,
             memory_bytes: wire.memory_bytes,
             shm_bytes: wire.shm_bytes,
@@ -211,9 +208,9 @@ pub fn parse_credentials(
     }
 }
 
-fn parse_gpus(request: Option<wire::GpuRequest>) -> Result<(Option<GpuDemand>, bool), Error> {
+fn parse_gpus(request: Option<wire::GpuRequest>) -> Result<Option<GpuDemand>, Error> {
     let Some(request) = request else {
-        return Ok((None, false));
+        return Ok(None);
     };
     let demand = match (request.count, request.uuids) {
         (Some(count), None) => {
@@ -234,7 +231,14 @@ fn parse_gpus(request: Option<wire::GpuRequest>) -> Result<(Option<GpuDemand>, b
             ));
         }
     };
-    Ok((Some(demand), request.optional))
+    if request.optional {
+        let message = "this agent cannot do without the GPUs that are asked for: `optional` has to \
+                       be false or absent";
+        return Err(Error::new(ErrorCode::Unsupported, message)
+            .at(Stage::Validate)
+            .pointing("/spec/gpus/optional"));
+    }
+    Ok(Some(demand))
 }
 
 fn parse_uuids(uuids: &[String]) -> Result<Vec<GpuUuid>, Error> {
@@ -431,7 +435,7 @@ pub(crate) mod tests {
             "instance_id": "r-1", "image": "ghcr.io/a/b:1", "pull": "always",
             "registry_auth": {"username": "u", "password": "p"},
             "entrypoint": ["/bin/sh", ""], "command": [], "env": {"B": "2", "A": "1"},
-            "gpus": {"uuids": ["GPU-1", "GPU-0"], "optional": true}, "cpus": 1.5,
+            "gpus": {"uuids": ["GPU-1", "GPU-0"], "optional": false}, "cpus": 1.5,
             "memory_bytes": 1 << 30, "shm_bytes": 1 << 20,
             "ports": [{"name": "web", "container": 80},
                       {"name": "dns", "container": 80, "protocol": "udp"}],
@@ -446,11 +450,18 @@ pub(crate) mod tests {
         assert_eq!(names, ["A", "B"]);
         let uuids = ["GPU-1", "GPU-0"].map(|uuid| uuid.parse().unwrap());
         assert_eq!(spec.gpus, Some(GpuDemand::Uuids(uuids.to_vec())));
-        assert!(spec.gpus_optional);
         assert_eq!(spec.nano_cpus, Some(1_500_000_000));
         assert_eq!(spec.stop_grace, Duration::from_millis(250));
         assert_eq!(spec.ports.len(), 2);
         assert_eq!(spec.labels["k"], "v");
+    }
+
+    #[test]
+    fn gpus_that_one_could_do_without_are_not_served() {
+        let gpus = json!({ "count": 1, "optional": true });
+        let error = parse_json(&with("gpus", gpus)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unsupported);
+        assert_eq!(error.detail.unwrap()["pointer"], "/spec/gpus/optional");
     }
 
     #[test]

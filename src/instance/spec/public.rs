@@ -95,12 +95,8 @@ impl InstanceSpec {
     /// at most [`MAX_PUBLIC_SPEC_BYTES`].
     pub fn public_json(&self) -> String {
         let gpus = self.gpus.as_ref().map(|demand| match demand {
-            GpuDemand::Count(count) => {
-                serde_json::json!({ "count": count, "optional": self.gpus_optional })
-            }
-            GpuDemand::Uuids(uuids) => {
-                serde_json::json!({ "uuids": uuids, "optional": self.gpus_optional })
-            }
+            GpuDemand::Count(count) => serde_json::json!({ "count": count }),
+            GpuDemand::Uuids(uuids) => serde_json::json!({ "uuids": uuids }),
         });
         let written = Written {
             instance_id: self.instance_id.as_str(),
@@ -193,7 +189,7 @@ mod tests {
         .unwrap();
         spec.settle(1_500_000_000, 1 << 30);
         let json = spec.public_json();
-        insta::assert_snapshot!(json, @r#"{"instance_id":"r-1","image":"ghcr.io/a/b:1","pull":"missing","command":["serve"],"env":["TOKEN"],"gpus":{"count":1,"optional":false},"nano_cpus":1500000000,"memory_bytes":1073741824,"ports":[{"name":"web","container":80,"protocol":"udp"}],"stop_grace_s":0.123,"labels":{"k":"v"}}"#);
+        insta::assert_snapshot!(json, @r#"{"instance_id":"r-1","image":"ghcr.io/a/b:1","pull":"missing","command":["serve"],"env":["TOKEN"],"gpus":{"count":1},"nano_cpus":1500000000,"memory_bytes":1073741824,"ports":[{"name":"web","container":80,"protocol":"udp"}],"stop_grace_s":0.123,"labels":{"k":"v"}}"#);
         assert!(!json.contains("canary"), "{json}");
         let read = InstanceSpec::from_public_json(&json).unwrap();
         assert_eq!(
