@@ -12,7 +12,7 @@ use crate::{
         registry::Input,
     },
     protocol::spec::PullPolicy,
-    runtime::{Class, ContainerRuntime, ImageFacts, PullRequest, RuntimeError},
+    runtime::{Class, ContainerRuntime, PullRequest, RuntimeError},
 };
 
 /// What may pass by itself is tried again after so long.
@@ -26,11 +26,37 @@ const RETRY_AFTER: [Duration; 5] = [
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
+/// Looks for the image, and fetches it where it has to be. What may pass by itself is tried again,
+/// the engine's own silence included.
 pub(super) async fn fetch<R: ContainerRuntime>(
     runtime: &R,
     id: FetchId,
     request: FetchRequest,
     progress: mpsc::Sender<Input>,
+) -> Fetched {
+    let mut waits = RETRY_AFTER.iter();
+    loop {
+        let error = match try_once(runtime, id, &request, &progress).await {
+            Ok(image) => return Ok(image),
+            Err(error) => error,
+        };
+        let wait = match waits.next() {
+            Some(wait) if may_pass(error.class) => *wait,
+            _ => return Err(error),
+        };
+        let message = format!("{}; trying again in {} s", error.message, wait.as_secs());
+        tracing::warn!(image = %request.reference, %error, wait_s = wait.as_secs(), "pull");
+        // Lossy: the next one tells as much.
+        let _ = progress.try_send(Input::FetchProgress(id, Default::default(), message));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn try_once<R: ContainerRuntime>(
+    runtime: &R,
+    id: FetchId,
+    request: &FetchRequest,
+    progress: &mpsc::Sender<Input>,
 ) -> Fetched {
     let ask_registry = request.auth.is_some() || request.private;
     if request.auth.is_some() {
@@ -49,48 +75,23 @@ pub(super) async fn fetch<R: ContainerRuntime>(
             ));
         }
         PullPolicy::Never => {
-            let missing = || absent(&request, "the host does not have it and pull is never");
+            let missing = || absent(request, "the host does not have it and pull is never");
             return runtime.image(&request.reference).await?.ok_or_else(missing);
         }
         PullPolicy::Missing if !ask_registry => runtime.image(&request.reference).await?,
         PullPolicy::Missing | PullPolicy::Always => None,
     };
-    match present {
-        Some(image) => Ok(image),
-        None => pull(runtime, id, &request, &progress).await,
+    if let Some(image) = present {
+        return Ok(image);
     }
-}
-
-async fn pull<R: ContainerRuntime>(
-    runtime: &R,
-    id: FetchId,
-    request: &FetchRequest,
-    progress: &mpsc::Sender<Input>,
-) -> Result<ImageFacts, RuntimeError> {
     let pull = PullRequest {
         reference: request.reference.clone(),
         auth: request.auth.clone(),
     };
-    let mut waits = RETRY_AFTER.iter();
-    loop {
-        let error = match pull_once(runtime, id, &pull, progress).await {
-            Ok(()) => match runtime.image(&request.reference).await? {
-                Some(image) => return Ok(image),
-                // Removed in between, by somebody's clean-up: pulled again.
-                None => absent(request, "the engine pulled it and does not have it"),
-            },
-            Err(error) => error,
-        };
-        let wait = match waits.next() {
-            Some(wait) if may_pass(error.class) => *wait,
-            _ => return Err(error),
-        };
-        let message = format!("{}; trying again in {} s", error.message, wait.as_secs());
-        tracing::warn!(image = %request.reference, %error, wait_s = wait.as_secs(), "pull");
-        // Lossy: the next one tells as much.
-        let _ = progress.try_send(Input::FetchProgress(id, Default::default(), message));
-        tokio::time::sleep(wait).await;
-    }
+    pull_once(runtime, id, &pull, progress).await?;
+    // Removed in between, by somebody's clean-up, it is as good as never found.
+    let gone = || absent(request, "the engine pulled it and does not have it");
+    runtime.image(&request.reference).await?.ok_or_else(gone)
 }
 
 async fn pull_once<R: ContainerRuntime>(

@@ -184,7 +184,9 @@ const UNAUTHORISED: &[&str] = &[
     "access denied",
     "denied: ",
     "403 forbidden",
-    "401",
+    "status: 401",
+    "status code 401",
+    "code: 401",
 ];
 
 const MISSING: &[&str] = &[
