@@ -288,8 +288,9 @@ impl<R: ContainerRuntime> Driver<R> {
                 Effect::Engine { id, instance, op } => self.operate(id, instance, op),
                 Effect::List(ticket) => {
                     let runtime = Arc::clone(&self.runtime);
-                    self.tasks
-                        .spawn(async move { Input::Listed(ticket, runtime.list().await) });
+                    self.tasks.spawn(async move {
+                        Input::Listed(ticket, operate::list(&*runtime).await)
+                    });
                 }
                 Effect::Fetch(id, request) => {
                     let (runtime, below) = (Arc::clone(&self.runtime), self.below.clone());

@@ -60,7 +60,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Makes the container again from what its own inspect says, without starting it.
     fn remake(&self, name: &str) -> impl Future<Output = Result<ContainerId, RuntimeError>> + Send;
 
-    /// Starts it; one that runs already is fine.
+    /// Starts it; one that runs already is fine. A network that somebody has removed is made anew.
     fn start(&self, name: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// TERM, `grace`, KILL; one that does not run, or is not there, is fine.
@@ -135,6 +135,8 @@ pub struct Listing {
     pub volumes: Option<Vec<VolumeLabels>>,
     /// Start of the engine's present life, by the host's clock, where it can be told.
     pub engine_started_at: Option<Timestamp>,
+    /// Why nothing may be started on the rentals' network; `None` where it is as it should be.
+    pub network_fault: Option<String>,
 }
 
 /// A container's state, as the engine names it.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     ids::ContainerId,
     instance::effect::{EngineOp, OpOutput},
-    runtime::{ContainerRuntime, RuntimeError, VolumeLabels},
+    runtime::{ContainerRuntime, Listing, RuntimeError, VolumeLabels},
 };
 
 /// A rental's log in its final record is at most this long.
@@ -64,6 +64,16 @@ pub(super) async fn operate<R: ContainerRuntime>(
             }
             OpOutput::MarkersRemoved
         }
+    })
+}
+
+/// All that the engine holds. The rentals' network is looked at with it, and made where somebody has
+/// removed it: one that cannot be seen to be as it should be is a fault.
+pub(super) async fn list<R: ContainerRuntime>(runtime: &R) -> Result<Listing, RuntimeError> {
+    let (listing, network) = tokio::join!(runtime.list(), runtime.ensure_network());
+    Ok(Listing {
+        network_fault: network.err().map(|error| error.message),
+        ..listing?
     })
 }
 

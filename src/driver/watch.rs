@@ -38,9 +38,6 @@ pub(super) async fn watch<R: ContainerRuntime>(
         let begin = clock::now();
         match in_time(runtime.engine()).await {
             Ok(facts) => {
-                if let Err(error) = runtime.ensure_network().await {
-                    tracing::warn!(%error, "the rentals' network");
-                }
                 let disks = disks(&facts.root_dir).await;
                 let facts = Box::new(facts);
                 let _ = inputs.send(Input::EngineUp { facts, disks }).await;

@@ -117,6 +117,8 @@ pub struct Facts {
     pub inspected: bool,
     /// `.lease.1` is written.
     pub marked_ready: bool,
+    /// It was stopped, and stays so: an exit is no end.
+    pub is_stopped: bool,
     /// It is to end.
     pub end: Option<End>,
 }
@@ -137,7 +139,7 @@ pub enum Step {
     Replace,
     Inspect,
     MarkReady,
-    /// Nothing: it lives.
+    /// Nothing: it lives, or is stopped.
     Live,
     Stop,
     Examine,
@@ -169,6 +171,7 @@ fn next_alive(facts: &Facts) -> Step {
         Presence::Live if !facts.marked_ready => Step::MarkReady,
         Presence::Live if !facts.inspected => Step::Inspect,
         Presence::Live => Step::Live,
+        Presence::Finished if facts.is_stopped => Step::Live,
         // What ended or is going has been given its end when it was observed.
         Presence::Finished | Presence::Dying => Step::LookUp,
     }
@@ -242,6 +245,7 @@ mod tests {
             replace: false,
             inspected: false,
             marked_ready: false,
+            is_stopped: false,
             end: None,
         }
     }

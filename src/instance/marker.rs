@@ -154,7 +154,13 @@ pub enum MarkerRead {
         /// Whose.
         agent: AgentId,
     },
-    /// With labels that are not what this version writes under this name.
+    /// With labels, and none of them says that it is an agent's: somebody took the name. It says
+    /// nothing about any rental.
+    Strange {
+        /// How that is known.
+        why: &'static str,
+    },
+    /// This agent's, but not as this version writes it: only the name counts.
     Conflict {
         /// Of which rental, by the name.
         instance: InstanceId,
@@ -233,7 +239,10 @@ impl Marker {
         }
         let owner: Option<AgentId> = parse(labels, label::AGENT_ID);
         let read = match owner {
-            None => Err("it names no agent"),
+            None => {
+                let why = "it names no agent";
+                return Some(MarkerRead::Strange { why });
+            }
             Some(owner) if owner != *agent => {
                 return Some(MarkerRead::Foreign {
                     instance,
@@ -242,7 +251,8 @@ impl Marker {
                 });
             }
             Some(_) if text(labels, label::INSTANCE_ID) != instance.as_str() => {
-                Err("it names another rental")
+                let why = "it names another rental";
+                return Some(MarkerRead::Strange { why });
             }
             Some(_) if text(labels, label::SCHEMA) != SCHEMA => {
                 Err("another version of the agent wrote it")
@@ -450,7 +460,7 @@ mod tests {
     #[track_caller]
     fn conflict(volume: &VolumeLabels) -> &'static str {
         match Marker::decode(volume, &agent()) {
-            Some(MarkerRead::Conflict { why, .. }) => why,
+            Some(MarkerRead::Conflict { why, .. } | MarkerRead::Strange { why }) => why,
             other => panic!("no conflict: {other:?}"),
         }
     }

@@ -60,6 +60,8 @@ pub struct Markers {
     pub ending: Option<Ending>,
     /// The final record.
     pub ended: Option<Ended>,
+    /// It was stopped, and stays so until it is told to start.
+    pub is_stopped: bool,
 }
 
 /// A lease marker.
@@ -117,6 +119,9 @@ impl Sorted {
             }
             Some(MarkerRead::Bare { instance, kind }) => {
                 self.by_name.push((instance, kind, volume.name.clone()));
+            }
+            Some(MarkerRead::Strange { why }) => {
+                tracing::warn!(volume = %volume.name, why, "a marker's name is somebody else's");
             }
             Some(MarkerRead::Conflict {
                 instance,
@@ -193,7 +198,7 @@ impl Markers {
                 });
             }
             Marker::Ended { record } => self.ended = Some(Ended(record)),
-            Marker::Stopped { .. } => {}
+            Marker::Stopped { .. } => self.is_stopped = true,
         }
     }
 
@@ -211,8 +216,9 @@ impl Markers {
             MarkerKind::Ended => {
                 self.ended.get_or_insert(Ended(None));
             }
-            // Without labels they say nothing; they are made anew where they are due.
-            MarkerKind::Lease(_) | MarkerKind::Stopped => {}
+            MarkerKind::Stopped => self.is_stopped = true,
+            // Without labels it says nothing; it is made anew where it is due.
+            MarkerKind::Lease(_) => {}
         }
     }
 }

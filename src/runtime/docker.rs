@@ -99,7 +99,13 @@ impl ContainerRuntime for Docker {
     }
 
     async fn start(&self, name: &str) -> Result<(), RuntimeError> {
-        containers::start(&self.connection, name).await
+        match containers::start(&self.connection, name).await {
+            Err(error) if network::is_missing(&error, &self.network) => {
+                self.ensure_network().await?;
+                containers::start(&self.connection, name).await
+            }
+            started => started,
+        }
     }
 
     async fn stop(&self, name: &str, grace: Duration) -> Result<(), RuntimeError> {

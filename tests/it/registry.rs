@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::model::{
     deeds::{self, Kind},
-    engine::{Fault, Going},
+    engine::{Fault, Going, Power},
     fixture,
     server::{About, MayReject, SimServer},
     world::World,
@@ -491,6 +491,42 @@ fn f57_a_reply_that_was_lost_is_said_again_in_the_next_session_and_the_next_life
         "as the engine's markers tell"
     );
     assert_eq!(host.world.engine.containers.len(), 1);
+}
+
+#[test]
+fn f21_an_end_while_the_engine_is_silent_is_the_tenants_own() {
+    let mut host = Host::calm();
+    host.ready("a", json!({}));
+    host.excuse("a");
+    host.world.engine.power = Power::Hung;
+    host.check(World::notice);
+    host.pass(20_000);
+    let container = host.world.container_of(&name("a")).unwrap();
+    let at = host.world.wall();
+    host.world.engine.exit(&container, 0, false, at);
+    host.pass(1_000);
+    host.world.engine.power = Power::Up;
+    host.check(World::notice);
+    host.answer_all();
+    assert_eq!(host.ended("a"), EndReason::Exited);
+    assert_eq!(host.record("a").restarts, 0);
+    let timeline = host.record("a").timeline;
+    assert!(timeline.ending_at <= timeline.ended_at, "{timeline:?}");
+}
+
+#[test]
+fn a_marker_whose_name_somebody_else_has_ends_nothing_and_is_left_alone() {
+    let mut host = Host::calm();
+    host.ready("a", json!({}));
+    host.check(|world| world.read(usize::MAX));
+    let labels = [("com.docker.compose.project".to_owned(), "x".to_owned())];
+    let volumes = &mut host.world.engine.volumes;
+    volumes.insert("rental-a.ended".to_owned(), labels.into());
+    host.check(World::disconnect);
+    host.world.crash(0);
+    host.wake();
+    assert_eq!(host.phase("a"), Phase::Ready);
+    assert!(host.world.engine.has_volume("rental-a.ended"));
 }
 
 /// Two of an earlier life run, one of them to be ended by its marker, and a third has exited.

@@ -56,6 +56,8 @@ impl Registry {
             let message = "the container engine runs without seccomp; the host's owner has to start \
                            it without `--seccomp-profile unconfined`";
             (ErrorCode::PolicyDenied, message.to_owned())
+        } else if let Some(fault) = &self.engine.network_fault {
+            (ErrorCode::PolicyDenied, fault.clone())
         } else if self.unacked() >= UNACKED_MAX {
             let message = format!("{UNACKED_MAX} final records wait for the server's ack");
             (ErrorCode::InsufficientResources, message)

@@ -66,6 +66,7 @@ impl Registry {
             let Readable { seen, labels } = readable;
             self.read_labels(&mut entry, seen, labels).err()
         });
+        entry.facts.is_stopped = holdings.markers.is_stopped;
         if let Some(lease) = &holdings.markers.lease {
             entry.facts.marked_ready = true;
             entry.marked_ready_at = Some(lease.ready_at);

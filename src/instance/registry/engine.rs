@@ -28,6 +28,8 @@ const STARTS_MAX: usize = 8;
 pub(super) struct EngineView {
     pub(super) status: EngineStatus,
     pub(super) facts: Option<EngineFacts>,
+    /// Why nothing may be started on the rentals' network.
+    pub(super) network_fault: Option<String>,
     /// It answered since it was last away, but has not been listed yet.
     pub(super) reachable: bool,
     pub(super) listing: Option<Ticket>,
@@ -52,6 +54,13 @@ pub(super) struct EngineView {
 }
 
 impl EngineView {
+    pub(super) fn note_network(&mut self, fault: Option<String>) {
+        if let Some(fault) = fault.as_ref().filter(|_| fault != self.network_fault) {
+            tracing::warn!(fault, "nothing is rented out on this network");
+        }
+        self.network_fault = fault;
+    }
+
     pub(super) fn note_start(&mut self, at: Option<Timestamp>) {
         let Some(at) = at.filter(|at| self.starts.back() != Some(at)) else {
             return;

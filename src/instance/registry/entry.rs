@@ -108,6 +108,7 @@ impl Entry {
                 replace: false,
                 inspected: false,
                 marked_ready: false,
+                is_stopped: false,
                 end: None,
             },
             spec: None,

@@ -19,6 +19,7 @@ use crate::{
 impl Registry {
     pub(super) fn take_listing(&mut self, ticket: Ticket, listing: Listing, now: Now) {
         self.engine.note_start(listing.engine_started_at);
+        self.engine.note_network(listing.network_fault.clone());
         let sorted = reconcile::sort(listing, &self.options.agent_id);
         self.slots.set_foreign(sorted.claims);
         self.private.extend(sorted.private);

@@ -242,6 +242,9 @@ impl Registry {
         if self.seccomp_is_off() {
             hindered("seccomp_missing");
         }
+        if self.engine.network_fault.is_some() {
+            hindered("network_unfit");
+        }
         let clock_offset_s = self.clock.offset_s();
         let offset = clock_offset_s.unwrap_or(0.0).abs();
         if offset > CLOCK_UNFIT_S {

@@ -470,6 +470,7 @@ impl Rig {
             containers,
             volumes: Some(volumes),
             engine_started_at: Some(Timestamp::from_millis(1_799_999_990_000)),
+            network_fault: None,
         };
         self.feed(Input::Listed(ticket, Ok(listing)));
     }

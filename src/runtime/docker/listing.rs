@@ -37,6 +37,7 @@ pub(super) async fn list(connection: &Connection) -> Result<Listing, RuntimeErro
         containers,
         volumes: readable(volumes),
         engine_started_at: engine_started_at?,
+        network_fault: None,
     })
 }
 

@@ -56,6 +56,11 @@ pub(super) async fn ensure(
     check(call, first, subnet)
 }
 
+/// Whether a start failed because somebody has removed the network since it was looked at last.
+pub(super) fn is_missing(error: &RuntimeError, name: &str) -> bool {
+    error.message.contains(&format!("network {name} not found"))
+}
+
 /// All networks of that name, the earliest first. Engines before 25 make a second one without a
 /// word where two agents make it at once, and then nothing can be attached by that name: the
 /// earliest stays, and the engine itself refuses to remove one that is in use.

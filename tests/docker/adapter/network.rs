@@ -63,6 +63,24 @@ async fn one_that_lets_rentals_talk_is_refused_and_left_as_it_is() {
     );
 }
 
+/// As after a `docker network prune` since the last look.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_somebody_has_removed_is_made_again_by_a_start() {
+    let bench = Bench::on(Engine::own(Own::default())).await;
+    let plan = bench.plan("pruned", &["sleep", "60"]).await;
+    bench.docker.create(&plan).await.unwrap();
+    let engine = &bench.engine;
+    engine.docker(&["network", "rm", "rental-agent"]);
+    bench.docker.start(&plan.name).await.unwrap();
+    let seen = bench.seen(&plan.name).await;
+    assert_eq!(seen.state, rental_agent::runtime::ContainerState::Running);
+    let options = engine.docker(&["network", "inspect", "rental-agent"]);
+    assert!(
+        options.contains(r#""com.docker.network.bridge.enable_icc": "false""#),
+        "{options}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_that_make_it_at_once_end_with_one() {
     let engine = Engine::own(Own::default());

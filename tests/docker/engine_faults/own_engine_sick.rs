@@ -3,7 +3,10 @@
 
 use std::process::Command;
 
-use rental_agent::protocol::{EndReason, ErrorCode, Instance, Outcome, Phase};
+use rental_agent::{
+    dev::AgentView,
+    protocol::{EndReason, ErrorCode, Instance, Outcome, Phase},
+};
 use rustix::process::{Signal, kill_process};
 
 use crate::{
@@ -184,4 +187,34 @@ async fn a_container_whose_start_has_failed_is_a_failed_start() {
     assert_eq!(reply.error.unwrap().code, ErrorCode::StartFailed);
     world.wait_ended(&id, EndReason::Failed).await;
     world.assert_clean().await;
+}
+
+/// Somebody has made the network by hand, and rentals could meet on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_network_that_is_not_as_it_should_be_nothing_is_rented_out() {
+    let engine = Engine::own(Own::default());
+    engine.docker(&["network", "create", "rental-agent"]);
+    let mut world = World::own(&engine).await;
+    world.up().await;
+    let (_, error) = world.deploy_failed(&world.sleeper()).await;
+    assert_eq!(error.code, ErrorCode::PolicyDenied, "{error:?}");
+    assert!(error.message.contains("enable_icc"), "{error:?}");
+    let is_said = |view: &AgentView| {
+        let status = view.hello.as_ref().map(|hello| &hello.status);
+        status.is_some_and(|status| {
+            !status.rentable && status.reasons.contains(&"network_unfit".to_owned())
+        })
+    };
+    world
+        .server
+        .wait_agent("a reason", is_said, LATER)
+        .await
+        .unwrap();
+    engine.docker(&["network", "rm", "rental-agent"]);
+    world
+        .server
+        .wait_agent("no reason any more", |view| !is_said(view), LATER)
+        .await
+        .unwrap();
+    world.deploy_ready(&world.sleeper()).await;
 }

@@ -97,6 +97,32 @@ async fn an_unacked_end_whose_marker_somebody_deletes_is_made_anew() {
     world.assert_clean().await;
 }
 
+/// A stop that a version which has that op has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_rental_stays_stopped_until_it_is_terminated() {
+    let mut world = World::shared().await;
+    world.up().await;
+    let (id, before) = world.deploy_ready(&world.sleeper()).await;
+    world.kill_agent();
+    let labels = [
+        ("schema", "1"),
+        ("agent-id", world.agent_id().as_str()),
+        ("instance-id", id.as_str()),
+        ("command-id", "stop-1"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    let labels: Vec<(&str, &str)> = labels.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    world.put_marker(&id, "stopped", &labels).await;
+    world.signal_container(&id, "KILL").await;
+    world.wait_state(&id, "exited").await;
+    world.up().await;
+    let record = world.wait_phase(&id, Phase::Stopped).await;
+    assert_eq!(record.container_id, before.container_id);
+    assert!(record.ended.is_none());
+    world.terminate(&id).await;
+    world.assert_clean().await;
+}
+
 /// A marker's name that is taken by somebody who is not us.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_marker_of_somebody_else_is_a_conflict() {

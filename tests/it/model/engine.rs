@@ -199,6 +199,7 @@ impl SimEngine {
             containers,
             volumes: Some(markers.collect()),
             engine_started_at: self.tells_start.then_some(self.started_at),
+            network_fault: None,
         }
     }
 
