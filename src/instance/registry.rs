@@ -3,14 +3,16 @@
 //!
 //! Its parts, each in a file of its own: `admit` (may this deploy be taken), `ledger` (commands and
 //! their replies), `slots` (GPUs, ports, cores, memory), `commands` (what each command does),
-//! `fetches` (shared pulls), `operate` (the next operation on the engine), `outcome` (what came of it),
-//! `observe` (what a look at a container means), `ending` (from the decision to the last marker),
-//! `engine` (whether it answers, and when it is listed), `listing` (what a listing means), `adopt`
-//! (rentals of an earlier life), `publishing` (what leaves the registry).
+//! `deploys` (the one that begins a rental), `fetches` (shared pulls), `operate` (the next operation
+//! on the engine), `outcome` (what came of it), `observe` (what a look at a container means), `ending`
+//! (from the decision to the last marker), `engine` (whether it answers, and when it is listed),
+//! `listing` (what a listing means), `adopt` (rentals of an earlier life), `publishing` (what leaves
+//! the registry).
 
 mod admit;
 mod adopt;
 mod commands;
+mod deploys;
 mod ending;
 mod engine;
 mod entry;

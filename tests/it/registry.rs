@@ -5,13 +5,14 @@ use std::{rc::Rc, time::Duration};
 
 use rental_agent::{
     ids::{CommandId, InstanceId},
-    instance::{publish::Event, registry::Registry},
+    instance::{effect::FetchRequest, publish::Event, registry::Registry},
     protocol::{
         EndReason, ErrorCode, Outcome, Phase, Reply,
         record::{EngineStatus, GpuState, Instance},
     },
-    runtime::ContainerState,
+    runtime::{ContainerState, Credentials},
 };
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::model::{
@@ -491,6 +492,25 @@ fn f57_a_reply_that_was_lost_is_said_again_in_the_next_session_and_the_next_life
         "as the engine's markers tell"
     );
     assert_eq!(host.world.engine.containers.len(), 1);
+}
+
+#[test]
+fn a_pull_that_waits_goes_on_with_the_newest_credentials() {
+    let password = |request: &FetchRequest| match request.auth.as_ref() {
+        Some(Credentials::Password { password, .. }) => password.expose_secret().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let mut host = Host::calm();
+    let auth = |password: &str| json!({ "registry_auth": { "username": "u", "password": password }, "pull": "always" });
+    host.deploy("a", auth("stale"));
+    for newest in ["stale", "newer"] {
+        let again = host.deploy("a", auth(newest));
+        assert_eq!(host.outcomes(&again), [Outcome::Already]);
+        let fetches: Vec<String> = host.world.fetches.values().map(password).collect();
+        assert_eq!(fetches, [newest]);
+    }
+    host.answer_all();
+    assert_eq!(host.phase("a"), Phase::Ready);
 }
 
 #[test]

@@ -12,11 +12,11 @@ use crate::{
         effect::Waiter,
         lifecycle::{DecisionMarker, End, Presence},
         publish::Event,
-        spec::{self, InstanceSpec},
+        spec,
     },
     protocol::{
         Command, EndReason, Error, ErrorCode, Op, Outcome, Phase, Stage,
-        command::{Deploy, PullImage, Terminate},
+        command::{PullImage, Terminate},
         spec::PullPolicy,
     },
     runtime::Credentials,
@@ -120,7 +120,12 @@ impl Registry {
         }
     }
 
-    fn refuse_late(&mut self, id: &CommandId, not_after: Option<Timestamp>, now: Now) -> bool {
+    pub(super) fn refuse_late(
+        &mut self,
+        id: &CommandId,
+        not_after: Option<Timestamp>,
+        now: Now,
+    ) -> bool {
         let at = self.clock.at(now);
         let Some(limit) = not_after.filter(|limit| *limit < at) else {
             return false;
@@ -137,88 +142,6 @@ impl Registry {
         self.open(id.clone(), Outcome::Accepted);
         self.draining = draining;
         self.close(id, Ok(None));
-    }
-
-    fn deploy(&mut self, id: CommandId, not_after: Option<Timestamp>, deploy: Deploy, now: Now) {
-        let instance = deploy.spec.instance_id.clone();
-        if self.entries.contains_key(&instance) {
-            return self.deploy_known(id, &instance, deploy);
-        }
-        if self.refuse_late(&id, not_after, now) {
-            return;
-        }
-        let dry_run = deploy.dry_run;
-        let (spec, allocation) = match self.admit(deploy, now) {
-            Ok(admitted) => admitted,
-            Err(error) => return self.reject(id, error),
-        };
-        if dry_run {
-            let result = serde_json::json!({ "gpus": allocation.gpus, "ports": allocation.ports });
-            self.slots.forgo(&instance);
-            self.open(id.clone(), Outcome::Accepted);
-            return self.close(id, Ok(Some(result)));
-        }
-        let touched = self.touch();
-        let mut entry = Entry::new(instance.clone(), touched);
-        self.fill_record(&mut entry, &spec, &allocation);
-        entry.record.command_id = Some(id.clone());
-        entry.enter(Phase::Accepted, self.clock.at(now));
-        entry.facts.has_gpus = !allocation.gpus.is_empty();
-        entry.stop_grace = spec.stop_grace;
-        entry.spec = Some(Box::new(spec));
-        entry.deploys.push(id.clone());
-        self.entries.insert(instance.clone(), entry);
-        self.publish(&instance);
-        self.open(id, Outcome::Accepted);
-        self.drive(&instance, now);
-    }
-
-    /// A deploy of an id that is known: the same wish again, or a conflict.
-    fn deploy_known(&mut self, id: CommandId, instance: &InstanceId, deploy: Deploy) {
-        let Some(entry) = self.entries.get_mut(instance) else {
-            return;
-        };
-        let conflict = if entry.end().is_some() {
-            Some("has ended or is ending; an id is used once, ever")
-        } else if entry.record.spec_sha256.as_ref() != Some(&deploy.spec_sha256) {
-            Some("exists with another spec")
-        } else if deploy.dry_run {
-            Some("exists")
-        } else {
-            None
-        };
-        if let Some(why) = conflict {
-            let error = Error::new(ErrorCode::Conflict, format!("instance {instance} {why}"));
-            return self.reject(id, error.at(Stage::Admit).pointing("/spec/instance_id"));
-        }
-        if let (Some(spec), Ok(newer)) = (
-            &mut entry.spec,
-            InstanceSpec::parse(deploy.spec, deploy.spec_sha256, &self.options.policy),
-        ) {
-            spec.auth = newer.auth;
-        }
-        entry.deploys.push(id.clone());
-        self.publish(instance);
-        self.open(id, Outcome::Already);
-        self.answer_deploys(instance);
-    }
-
-    /// Answers the deploys that wait, once the rental is ready.
-    pub(super) fn answer_deploys(&mut self, instance: &InstanceId) {
-        let Some(entry) = self.entries.get_mut(instance) else {
-            return;
-        };
-        if entry.record.phase != Phase::Ready {
-            return;
-        }
-        let waiting = std::mem::take(&mut entry.deploys);
-        if waiting.is_empty() {
-            return;
-        }
-        let result = serde_json::json!({ "instance": entry.record });
-        for id in waiting {
-            self.close(id, Ok(Some(result.clone())));
-        }
     }
 
     fn terminate(

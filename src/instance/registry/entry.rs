@@ -85,6 +85,7 @@ pub(super) struct Entry {
 /// What is bounded per rental.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Tries {
+    pub(super) name: u32,
     pub(super) ports: u32,
     pub(super) start: u32,
     pub(super) fetch: u32,

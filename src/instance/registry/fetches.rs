@@ -61,7 +61,7 @@ impl Fetches {
         let key = Key {
             reference: request.reference.clone(),
             pull: request.pull,
-            credentials: request.auth.as_ref().map(fingerprint),
+            credentials: fingerprint(request.auth.as_ref()),
         };
         let serves = |(_, fetch): &(&FetchId, &mut Fetch)| key.is_served_by(&fetch.key);
         if let Some((id, fetch)) = self.running.iter_mut().find(serves) {
@@ -124,9 +124,10 @@ impl Fetches {
     }
 }
 
-fn fingerprint(credentials: &Credentials) -> [u8; 32] {
+/// Equal for equal credentials, without being them.
+pub(super) fn fingerprint(credentials: Option<&Credentials>) -> Option<[u8; 32]> {
     let mut hash = Sha256::new();
-    match credentials {
+    match credentials? {
         Credentials::Password { username, password } => {
             hash.update([0]);
             hash.update(username.len().to_be_bytes());
@@ -138,7 +139,7 @@ fn fingerprint(credentials: &Credentials) -> [u8; 32] {
             hash.update(token.expose_secret().as_bytes());
         }
     }
-    hash.finalize().into()
+    Some(hash.finalize().into())
 }
 
 impl Registry {

@@ -26,6 +26,8 @@ const CONTENDED: Duration = Duration::from_secs(10);
 const CONTENDED_LOOK: Duration = Duration::from_millis(100);
 /// Whoever has the rental's name is looked at after so long.
 const NAME_TAKEN: Duration = Duration::from_millis(250);
+/// And so often: some engines keep the name of a container that they have lost.
+const NAME_TRIES: u32 = 120;
 
 impl Registry {
     pub(super) fn operation_done(&mut self, done: OpDone, now: Now) {
@@ -114,7 +116,8 @@ impl Registry {
             return;
         };
         match (step, error.class) {
-            (Step::Create, Class::NameTaken) => {
+            (Step::Create, Class::NameTaken) if entry.tries.name < NAME_TRIES => {
+                entry.tries.name += 1;
                 entry.facts.presence = Presence::Unknown;
                 // The name is taken from the beginning of a create, the container shows at its end.
                 entry.not_before = Some(now.boot + NAME_TAKEN);
