@@ -14,6 +14,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::config::{Flag, Overrides};
 
@@ -158,6 +159,17 @@ impl Options {
             settings: set.chain(named).collect(),
         }
     }
+}
+
+/// A process that dies leaves no copy of its memory, and with it of tenants' secrets, on the disk;
+/// nor do the processes that it starts.
+pub fn keep_no_core_files() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // Lowering a limit is always allowed.
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// Prints to standard output. A reader that has gone away (`| head`) is no failure.

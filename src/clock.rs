@@ -130,6 +130,31 @@ impl ServerClock {
     }
 }
 
+/// When something that goes on and on is worth saying: at once, and then at most once a minute.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    said_at: Option<Duration>,
+}
+
+impl Seldom {
+    const BETWEEN: Duration = Duration::from_secs(60);
+
+    /// It goes on, at this time of the boot-time clock; whether to say so.
+    pub fn goes_on(&mut self, boot: Duration) -> bool {
+        let soon = |at| boot.saturating_sub(at) < Self::BETWEEN;
+        let say = !self.said_at.is_some_and(soon);
+        if say {
+            self.said_at = Some(boot);
+        }
+        say
+    }
+
+    /// It is over: the next time is worth saying at once.
+    pub fn over(&mut self) {
+        self.said_at = None;
+    }
+}
+
 /// Reads the clocks. For the shell only.
 #[allow(
     clippy::disallowed_methods,
@@ -159,6 +184,19 @@ mod tests {
             serde_json::to_string(&time).unwrap(),
             "\"2026-11-21T02:50:00.123Z\""
         );
+    }
+
+    #[test]
+    fn what_goes_on_is_said_at_once_and_then_once_a_minute() {
+        let mut seldom = Seldom::default();
+        let said = |seldom: &mut Seldom, seconds: std::ops::Range<u64>| {
+            seconds
+                .filter(|&second| seldom.goes_on(Duration::from_secs(second)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said(&mut seldom, 5..130), [5, 65, 125]);
+        seldom.over();
+        assert_eq!(said(&mut seldom, 130..140), [130]);
     }
 
     #[test]

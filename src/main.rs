@@ -10,6 +10,7 @@ use rental_agent::{
 };
 
 fn main() -> ExitCode {
+    cli::keep_no_core_files();
     let Cli { options, command } = Cli::parse();
     let overrides = options.overrides();
     let env = config::environment();

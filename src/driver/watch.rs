@@ -12,7 +12,10 @@ use crate::{
     clock::{self, Timestamp},
     host,
     instance::{marker, registry::Input},
-    protocol::record::{Disk, EngineStatus},
+    protocol::{
+        record::{Disk, EngineStatus},
+        text::chain,
+    },
     runtime::{Class, ContainerEvent, ContainerRuntime, RuntimeError},
 };
 
@@ -34,10 +37,12 @@ pub(super) async fn watch<R: ContainerRuntime>(
 ) {
     let mut wait = RETRY.0;
     let mut since: Option<Timestamp> = None;
+    let mut told: Option<Unusable> = None;
     while !token.is_cancelled() {
         let begin = clock::now();
         match in_time(runtime.engine()).await {
             Ok(facts) => {
+                told = None;
                 let disks = disks(&facts.root_dir).await;
                 let facts = Box::new(facts);
                 let _ = inputs.send(Input::EngineUp { facts, disks }).await;
@@ -45,8 +50,14 @@ pub(super) async fn watch<R: ContainerRuntime>(
                 let _ = inputs.send(Input::EngineLost).await;
                 since = Some(last.unwrap_or(begin.wall));
             }
-            Err(status) => {
-                let _ = inputs.send(Input::EngineDown(status)).await;
+            Err(unusable) => {
+                // Each change is worth a line, each try is not.
+                if told.as_ref() != Some(&unusable) {
+                    let Unusable { status, reason } = &unusable;
+                    tracing::warn!(?status, reason, "the container engine cannot be used");
+                }
+                let _ = inputs.send(Input::EngineDown(unusable.status)).await;
+                told = Some(unusable);
             }
         }
         if clock::now().boot.saturating_sub(begin.boot) > STEADY {
@@ -57,14 +68,30 @@ pub(super) async fn watch<R: ContainerRuntime>(
     }
 }
 
-/// An answer in time, or what its absence means.
-async fn in_time<T>(
-    answer: impl Future<Output = Result<T, RuntimeError>>,
-) -> Result<T, EngineStatus> {
+/// What the absence of an answer means, and why there is none, for the log.
+#[derive(Debug, PartialEq, Eq)]
+struct Unusable {
+    status: EngineStatus,
+    reason: String,
+}
+
+/// An answer in time, or what its absence means. An engine that refuses to be asked at all, or that
+/// is too old, is of no more use than one that is not there.
+async fn in_time<T>(answer: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, Unusable> {
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) if error.class == Class::Unreachable => Err(EngineStatus::Unavailable),
-        Ok(Err(_)) | Err(_) => Err(EngineStatus::Degraded),
+        Ok(Err(error)) => Err(Unusable {
+            status: if matches!(error.class, Class::Unreachable | Class::Refused) {
+                EngineStatus::Unavailable
+            } else {
+                EngineStatus::Degraded
+            },
+            reason: chain(&error),
+        }),
+        Err(_) => Err(Unusable {
+            status: EngineStatus::Degraded,
+            reason: format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
+        }),
     }
 }
 
@@ -106,7 +133,8 @@ async fn follow<R: ContainerRuntime>(
                 return last;
             }
             _ = asked.tick() => {
-                if in_time(runtime.ping()).await.is_err() {
+                if let Err(unusable) = in_time(runtime.ping()).await {
+                    tracing::debug!(reason = unusable.reason, "the engine fell silent");
                     return last;
                 }
             }

@@ -1,6 +1,26 @@
 //! Foreign text made safe to show: what a tenant or a registry wrote never reaches a log, a record
 //! or a terminal as control characters, and never without a limit.
 
+use std::error::Error;
+
+/// An error with its causes in one printable line, those left out that an outer one has already
+/// quoted.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut all = said.clone();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !said.ends_with(&text) {
+            all.push_str(": ");
+            all.push_str(&text);
+        }
+        said = text;
+        source = error.source();
+    }
+    printable(&all, 2000)
+}
+
 /// `text` with control characters (but line feed and tab) escaped, cut to `max` characters with an
 /// ellipsis at the end when something is missing.
 pub fn printable(text: &str, max: usize) -> String {

@@ -18,10 +18,18 @@
 mod hostile;
 #[path = "../support/peer.rs"]
 mod peer;
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "shared with tests that wait within a runtime; these wait without one"
+)]
+#[path = "../support/wait.rs"]
+mod wait;
 
 mod cli;
 mod config;
 mod dev;
+mod engine;
 mod hardening;
 mod hostile_specs;
 mod model;

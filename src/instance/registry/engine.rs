@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{Options, Registry, slots::Capacity};
 use crate::{
-    clock::{Now, Timestamp},
+    clock::{Now, Seldom, Timestamp},
     instance::effect::{Effect, Listed, Ticket},
     protocol::record::{Disk, EngineStatus},
     runtime::EngineFacts,
@@ -51,6 +51,8 @@ pub(super) struct EngineView {
     pub(super) starts: VecDeque<Timestamp>,
     pub(super) outage: Option<(Timestamp, Timestamp)>,
     pub(super) last_answer: Option<Timestamp>,
+    /// That it cannot be listed, which is tried every second.
+    pub(super) unlistable: Seldom,
 }
 
 impl EngineView {
@@ -105,7 +107,6 @@ impl Registry {
         if self.engine.away_since.is_none() {
             let at = self.clock.at(now);
             self.engine.away_since = Some(self.engine.last_answer.unwrap_or(at));
-            tracing::warn!(?status, "the container engine does not answer");
         }
         self.engine.reachable = false;
         self.engine.status = status;
@@ -135,6 +136,7 @@ impl Registry {
             }
             Ok(listing) => {
                 self.schedule_next_list(now);
+                self.engine.unlistable.over();
                 self.engine.last_answer = Some(self.clock.at(now));
                 if self.engine.reachable && self.engine.status != EngineStatus::Ok {
                     self.engine.status = EngineStatus::Ok;
@@ -154,7 +156,9 @@ impl Registry {
                 self.drive_all(now);
             }
             Err(error) => {
-                tracing::warn!(%error, "the container engine cannot be listed");
+                if self.engine.unlistable.goes_on(now.boot) {
+                    tracing::warn!(%error, "the container engine cannot be listed");
+                }
                 self.cannot_list(now);
             }
         }

@@ -13,7 +13,11 @@ use futures_util::Stream;
 use tokio::time::timeout;
 
 use super::classify::{self, Operation};
-use crate::runtime::{Class, RuntimeError};
+use crate::{
+    clock::{self, Seldom},
+    protocol::text::chain,
+    runtime::{Class, RuntimeError},
+};
 
 /// For what the engine answers from memory. It answers in milliseconds; this is for a machine under
 /// load.
@@ -29,6 +33,10 @@ const LIBRARY_LIMIT_S: u64 = 10 * 365 * 24 * 3600;
 /// Device requests came with 1.40 (Docker 19.03).
 const OLDEST_API: (usize, usize) = (1, 40);
 
+/// For whom the system keeps away from the socket.
+const FORBIDDEN: &str = "this user may not use the engine's socket: run as root or as a member of the group \
+     that owns the socket, which is `docker` on most systems";
+
 /// What is asked, and of what: for errors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
@@ -42,6 +50,8 @@ pub(super) struct Connection {
     socket: String,
     /// `None` before the first contact and after a loss. Never held across an await.
     client: Mutex<Option<bollard::Docker>>,
+    /// That markers cannot be read, which is asked every second then.
+    unreadable_markers: Mutex<Seldom>,
 }
 
 impl Connection {
@@ -59,6 +69,7 @@ impl Connection {
         Ok(Self {
             socket: path.to_owned(),
             client: Mutex::new(None),
+            unreadable_markers: Mutex::default(),
         })
     }
 
@@ -105,6 +116,21 @@ impl Connection {
             *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         failure
+    }
+
+    /// Whether the markers could be read this time: a failure is logged at once, and then seldom.
+    pub(super) fn note_markers(&self, error: Option<&RuntimeError>) {
+        let mut seldom = self
+            .unreadable_markers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match error {
+            None => seldom.over(),
+            Some(error) if seldom.goes_on(clock::now().boot) => {
+                tracing::warn!(error = chain(error), "the markers cannot be read");
+            }
+            Some(error) => tracing::debug!(%error, "the markers cannot be read"),
+        }
     }
 
     /// The client, after a first contact that asks the engine for its version. Later versions of
@@ -187,13 +213,17 @@ fn failure(call: Call<'_>, error: Error) -> RuntimeError {
     failure
 }
 
-/// A frozen engine whose backlog is full answers a dial with "would block": somebody is there.
+/// A frozen engine whose backlog is full answers a dial with "would block": somebody is there. A
+/// socket that may not be written to is no dead one, and needs another remedy.
 fn dial_failure(error: &(dyn StdError + 'static)) -> (Class, &'static str) {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if kind == Some(io::ErrorKind::WouldBlock) {
             return (Class::Unknown, "the engine takes no more connections");
+        }
+        if kind == Some(io::ErrorKind::PermissionDenied) {
+            return (Class::Unreachable, FORBIDDEN);
         }
         cause = error.source();
     }
@@ -211,4 +241,23 @@ fn with_url_safe_auth(mut request: BollardRequest) -> BollardRequest {
         value.set_sensitive(true);
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forbidden_socket_is_told_from_a_dead_one_and_the_remedy_is_named() {
+        let dial = |kind| dial_failure(&io::Error::from(kind));
+        let (class, words) = dial(io::ErrorKind::PermissionDenied);
+        assert_eq!(class, Class::Unreachable);
+        assert!(
+            words.contains("root") && words.contains("`docker`"),
+            "{words}"
+        );
+        let (class, words) = dial(io::ErrorKind::ConnectionRefused);
+        assert_eq!(class, Class::Unreachable);
+        assert!(words.contains("nobody listens"), "{words}");
+    }
 }

@@ -35,17 +35,19 @@ pub(super) async fn list(connection: &Connection) -> Result<Listing, RuntimeErro
         .await;
     Ok(Listing {
         containers,
-        volumes: readable(volumes),
+        volumes: readable(connection, volumes),
         engine_started_at: engine_started_at?,
         network_fault: None,
     })
 }
 
 /// What runs can be told without the markers, so that a list of containers alone is of use, too.
-fn readable(volumes: Result<Vec<VolumeLabels>, RuntimeError>) -> Option<Vec<VolumeLabels>> {
-    volumes
-        .inspect_err(|error| tracing::warn!(%error, "the markers cannot be read"))
-        .ok()
+fn readable(
+    connection: &Connection,
+    volumes: Result<Vec<VolumeLabels>, RuntimeError>,
+) -> Option<Vec<VolumeLabels>> {
+    connection.note_markers(volumes.as_ref().err());
+    volumes.ok()
 }
 
 /// One call: containers in these states, or in every state when none is named.
