@@ -37,7 +37,7 @@ pub mod tap;
 mod tls;
 mod told;
 
-pub use connect::{DialError, dial};
+pub use connect::{DialError, Dialler, dial};
 pub use limits::Limits;
 pub use report::LinkState;
 pub use tls::TrustError;
@@ -67,6 +67,7 @@ pub struct Feeds {
 /// The session, before it runs.
 pub struct Session {
     server: Server,
+    dialler: Dialler,
     around: Surroundings,
     backoff: Backoff,
     last: SessionNo,
@@ -83,6 +84,7 @@ impl Session {
     ) -> Self {
         Self {
             server,
+            dialler: Dialler::default(),
             backoff: Backoff::new(limits.waits.clone()),
             around: Surroundings {
                 reporter: Reporter::new(limits.log_interval),
@@ -126,7 +128,7 @@ impl Session {
         let dialled = select! {
             biased;
             () = token.cancelled() => return Err(Stop::Shutdown),
-            dialled = dial(&self.server, agent, &self.around.limits) => dialled,
+            dialled = self.dialler.dial(&self.server, agent, &self.around.limits) => dialled,
         };
         let socket = match dialled {
             Ok(socket) => socket,

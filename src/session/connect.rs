@@ -2,10 +2,11 @@
 //! over all of them, and an error that says which of them it was. Nothing is followed: a redirect is
 //! an error.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
+use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -22,9 +23,14 @@ mod race;
 
 pub use error::{DialError, Stage};
 
-use super::{limits::Limits, tap::Tap, tls};
+use super::{
+    limits::Limits,
+    tap::Tap,
+    tls::{self, TrustError},
+};
 use crate::{
-    config::{Server, TokenError},
+    blocking::{Aside, Asked},
+    config::{Server, Token, TokenError},
     ids::AgentId,
     protocol::{MAX_MESSAGE_BYTES, SUBPROTOCOL},
 };
@@ -35,31 +41,61 @@ pub type Socket = WebSocketStream<Tap<MaybeTlsStream<TcpStream>>>;
 /// More addresses of one name than this are not tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// Dials the server as `agent`. The token and `ca_file` are read each time.
+/// Dials, as often as it is told to. Files are read on threads of its own: on a file system that hangs
+/// that is one thread for the token and one for the certificates, however many dials are made.
+#[derive(Debug, Default)]
+pub struct Dialler {
+    tokens: Reader<Token, Result<SecretString, TokenError>>,
+    trust: Reader<Option<PathBuf>, Result<Arc<ClientConfig>, TrustError>>,
+}
+
+impl Dialler {
+    /// Dials the server as `agent`. The token and `ca_file` are read each time.
+    ///
+    /// # Errors
+    /// Names the step that failed; none of them holds the token.
+    pub async fn dial(
+        &mut self,
+        server: &Server,
+        agent: &AgentId,
+        limits: &Limits,
+    ) -> Result<Socket, DialError> {
+        let mut stage = Stage::Token;
+        match timeout(limits.dial, steps(self, server, agent, limits, &mut stage)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Timeout {
+                stage,
+                limit: limits.dial,
+            }),
+        }
+    }
+}
+
+/// One dial, see [`Dialler::dial`].
 ///
 /// # Errors
 /// Names the step that failed; none of them holds the token.
 pub async fn dial(server: &Server, agent: &AgentId, limits: &Limits) -> Result<Socket, DialError> {
-    let mut stage = Stage::Token;
-    match timeout(limits.dial, steps(server, agent, limits, &mut stage)).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::Timeout {
-            stage,
-            limit: limits.dial,
-        }),
-    }
+    Dialler::default().dial(server, agent, limits).await
 }
 
 async fn steps(
+    dialler: &mut Dialler,
     server: &Server,
     agent: &AgentId,
     limits: &Limits,
     stage: &mut Stage,
 ) -> Result<Socket, DialError> {
     let url = session_url(&server.url, agent)?;
-    let token = server.token.clone();
-    let token = blocking(move || token.read().map_err(DialError::Token)).await?;
-    let request = request(&url, &token)?;
+    let token = match &server.token {
+        Token::Static(_) => server.token.read(),
+        Token::File(_) => {
+            let read = |token: Token| token.read();
+            let asked = server.token.clone();
+            dialler.tokens.ask("token", read, asked, limits).await?
+        }
+    };
+    let request = request(&url, &token.map_err(DialError::Token)?)?;
 
     *stage = Stage::Dns;
     let addresses = resolve(&url).await?;
@@ -70,7 +106,7 @@ async fn steps(
 
     *stage = Stage::Tls;
     let stream = match url.scheme() {
-        "wss" => encrypt(tcp, &url, server).await?,
+        "wss" => encrypt(dialler, tcp, &url, server, limits).await?,
         _ => MaybeTlsStream::Plain(tcp),
     };
 
@@ -155,12 +191,16 @@ async fn resolve(url: &Url) -> Result<Vec<SocketAddr>, DialError> {
 }
 
 async fn encrypt(
+    dialler: &mut Dialler,
     tcp: TcpStream,
     url: &Url,
     server: &Server,
+    limits: &Limits,
 ) -> Result<MaybeTlsStream<TcpStream>, DialError> {
-    let ca_file = server.ca_file.clone();
-    let config = blocking(move || tls::client_config(ca_file).map_err(DialError::Trust)).await?;
+    let asked = server.ca_file.clone();
+    let trust = &mut dialler.trust;
+    let read = trust.ask("certificates", tls::client_config, asked, limits);
+    let config = read.await?.map_err(DialError::Trust)?;
     let no_host = || DialError::Url(url.clone());
     let name = match url.host().ok_or_else(no_host)? {
         Host::Domain(name) => name.to_owned().try_into().map_err(|_| no_host())?,
@@ -186,10 +226,36 @@ fn check(response: &Response) -> Result<(), DialError> {
     Ok(())
 }
 
-/// File systems block, so they get a thread.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, DialError> + Send + 'static,
-) -> Result<T, DialError> {
-    let done: Result<_, _> = spawn_blocking(work).await;
-    done.map_err(|_| DialError::Aborted)?
+/// Reads files on a thread of its own, which is there from the first question on.
+#[derive(Debug)]
+struct Reader<Q, A>(Option<Aside<Q, A>>);
+
+impl<Q, A> Default for Reader<Q, A> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Reader<Q, A> {
+    /// The whole dial has a limit of its own, which is the shorter one.
+    async fn ask(
+        &mut self,
+        name: &str,
+        read: fn(Q) -> A,
+        question: Q,
+        limits: &Limits,
+    ) -> Result<A, DialError> {
+        let aside = match &mut self.0 {
+            Some(aside) => aside,
+            empty => empty.insert(Aside::start(name, read).map_err(DialError::Thread)?),
+        };
+        match aside.ask(question, limits.dial).await {
+            Asked::Answer(answer) => Ok(answer),
+            Asked::Silent => Err(DialError::Silent(limits.dial)),
+            Asked::Gone => {
+                self.0 = None;
+                Err(DialError::Aborted)
+            }
+        }
+    }
 }

@@ -116,7 +116,13 @@ pub enum DialError {
         /// Of the whole dial.
         limit: Duration,
     },
-    /// The process is ending.
+    /// The system has no thread to read files on.
+    #[error("no thread to read the token or the certificates on")]
+    Thread(#[source] io::Error),
+    /// The file system does not answer.
+    #[error("the token or the certificates could not be read within {0:?}")]
+    Silent(Duration),
+    /// Reading files broke off.
     #[error("the dial was aborted")]
     Aborted,
 }
@@ -147,6 +153,8 @@ impl DialError {
             | Self::Subprotocol
             | Self::Upgrade(_)
             | Self::Timeout { .. }
+            | Self::Thread(_)
+            | Self::Silent(_)
             | Self::Aborted => Cause::Failed,
         }
     }

@@ -4,7 +4,7 @@ use std::{io::Write, time::Duration};
 
 use rental_agent::{
     config::Token,
-    session::{DialError, Limits, connect::Stage, dial},
+    session::{DialError, Dialler, Limits, connect::Stage, dial},
 };
 use tokio::io::AsyncWriteExt;
 
@@ -267,6 +267,45 @@ async fn a_token_file_is_read_at_each_dial() {
     drop(connection);
     let connection = rig.peer.accept().await;
     assert_eq!(connection.asked.header("authorization"), "Bearer second");
+}
+
+#[tokio::test]
+async fn a_file_system_that_hangs_costs_one_thread_however_often_it_is_dialled() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    // Opening it blocks until somebody opens the other end.
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let peer = Peer::start().await;
+    let mut server = server(&peer);
+    server.token = Token::File(path.clone());
+    let (identity, limits) = (
+        identity(),
+        Limits {
+            dial: Duration::from_millis(50),
+            ..Limits::default()
+        },
+    );
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    let mut dialler = Dialler::default();
+    for _ in 0..5 {
+        let error = soon(dialler.dial(&server, &identity.agent_id, &limits)).await;
+        let error = error.unwrap_err();
+        let timed_out = matches!(error, DialError::Timeout { .. } | DialError::Silent(_));
+        assert!(timed_out, "{error:?}");
+    }
+    assert_eq!(threads(), before + 1);
+    // The file system is back; what was asked in the meantime is not asked any more.
+    let hung = folder.path().join("hung");
+    std::fs::rename(&path, &hung).unwrap();
+    std::fs::write(&path, "good").unwrap();
+    std::fs::write(&hung, "late").unwrap();
+    let limits = Limits::default();
+    let dialling = dialler.dial(&server, &identity.agent_id, &limits);
+    let (dialled, connection) = tokio::join!(soon(dialling), peer.accept());
+    dialled.unwrap();
+    assert_eq!(connection.asked.header("authorization"), "Bearer good");
 }
 
 #[tokio::test]
