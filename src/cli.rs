@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::config::{Flag, Overrides};
@@ -74,7 +74,7 @@ pub enum Command {
 }
 
 /// What every command takes. A flag is stronger than the environment and the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct Options {
     /// Read this file (TOML) instead of /etc/rental-agent/config.toml.
@@ -116,7 +116,37 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.to_owned()))
 }
 
+impl Cli {
+    /// The command line of this process. What cannot be understood ends it with exit code 2.
+    pub fn read() -> Self {
+        let mut command = dev::without_the_agents_flags(Self::command());
+        let matches = command.get_matches_mut();
+        let cli = match Self::from_arg_matches(&matches) {
+            Ok(cli) => cli,
+            Err(error) => error.format(&mut command).exit(),
+        };
+        if let Some(Command::Dev(args)) = &cli.command
+            && args.is_for_a_client()
+            && let Some(flag) = cli.options.first_given()
+        {
+            let words = format!(
+                "{flag} is for an agent; this command gives orders to a reference server, which \
+                 --server names"
+            );
+            command.error(ErrorKind::ArgumentConflict, words).exit();
+        }
+        cli
+    }
+}
+
 impl Options {
+    /// The name of a flag that was given, if any was.
+    fn first_given(&self) -> Option<String> {
+        let given = self.clone().overrides();
+        let file = given.file.map(|_| "--config".to_owned());
+        file.or_else(|| given.settings.into_iter().next().map(|flag| flag.name))
+    }
+
     /// The flags as settings of keys.
     pub fn overrides(self) -> Overrides {
         // A path on the command line is meant from where the command is given.

@@ -3,7 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use rental_agent::{
     cli::{self, Cli, Command},
     config,
@@ -11,7 +10,7 @@ use rental_agent::{
 
 fn main() -> ExitCode {
     cli::keep_no_core_files();
-    let Cli { options, command } = Cli::parse();
+    let Cli { options, command } = Cli::read();
     let overrides = options.overrides();
     let env = config::environment();
     match command.unwrap_or(Command::Run) {

@@ -15,14 +15,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Arg, Args, Command, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_CONFIG, complain, logging, run};
+use super::{EXIT_CONFIG, complain, logging, print, run};
 use crate::{
     config::{self, ConfigError, Log, Overrides},
     dev::{Options, Server},
     ids::AgentId,
+    protocol::text::chain,
 };
 
 /// The agent's id when the reference server starts it.
@@ -69,6 +70,38 @@ enum DevCommand {
     Terminate(terminate::TerminateArgs),
 }
 
+impl DevArgs {
+    /// Whether this is about a server that runs already: then there is no agent to configure.
+    pub fn is_for_a_client(&self) -> bool {
+        self.command.is_some()
+    }
+
+    /// Whether the answer is to be JSON and nothing else.
+    fn wants_json(&self) -> bool {
+        match &self.command {
+            Some(DevCommand::Deploy(args)) => args.json,
+            Some(DevCommand::Ps(args)) => args.json,
+            Some(DevCommand::Terminate(args)) => args.json,
+            None => false,
+        }
+    }
+}
+
+/// The whole command line, with the flags that configure an agent left out of the help of the client
+/// commands. They are still parsed there, so that the error can say what is meant.
+pub(super) fn without_the_agents_flags(program: Command) -> Command {
+    let flags = program.get_arguments().filter(|flag| flag.is_global_set());
+    let hidden: Vec<Arg> = flags
+        .map(|flag| flag.clone().global(false).hide(true))
+        .collect();
+    let hide = |client: Command| client.args(hidden.iter().cloned());
+    program.mut_subcommand("dev", |dev| {
+        ["deploy", "ps", "terminate"]
+            .into_iter()
+            .fold(dev, |dev, name| dev.mut_subcommand(name, hide))
+    })
+}
+
 /// Where the client commands find the server.
 #[derive(Debug, Args)]
 struct ServerArg {
@@ -80,6 +113,7 @@ struct ServerArg {
 /// Runs the subcommand.
 pub fn run(args: DevArgs, overrides: &Overrides, env: BTreeMap<String, String>) -> ExitCode {
     let agent = |settings| run_agent(overrides, env, settings);
+    let json = args.wants_json();
     let ended = run::runtime().and_then(|runtime| {
         let ended = runtime.block_on(execute(args, agent));
         runtime.shutdown_timeout(run::BLOCKING_GRACE);
@@ -91,7 +125,14 @@ pub fn run(args: DevArgs, overrides: &Overrides, env: BTreeMap<String, String>) 
         Err(error) if error.is::<ConfigError>() => {
             complain(&error.to_string(), ExitCode::from(EXIT_CONFIG))
         }
-        Err(error) => complain(&format!("{error:#}"), ExitCode::FAILURE),
+        Err(error) => {
+            let words = chain(&*error);
+            if json {
+                print(&serde_json::json!({ "failure": words }).to_string());
+                return ExitCode::FAILURE;
+            }
+            complain(&words, ExitCode::FAILURE)
+        }
     }
 }
 

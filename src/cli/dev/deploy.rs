@@ -56,7 +56,7 @@ pub(super) struct DeployArgs {
     agent: Option<AgentId>,
     /// Print one JSON object at the end, and nothing else.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Command to run instead of the image's own.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -107,7 +107,7 @@ pub(super) async fn run(args: DeployArgs) -> anyhow::Result<ExitCode> {
     let began = tokio::time::Instant::now();
     let story = follow(&mut client, &mut progress).await?;
     progress.finish()?;
-    if args.json {
+    if args.json && story.reply.is_some() {
         writeln!(io::stdout(), "{}", as_json(&id, &story))?;
     }
     conclude(&id, &story, began.elapsed(), args.json)
@@ -158,6 +158,9 @@ fn conclude(
             }
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if silent {
+        return Ok(ExitCode::FAILURE); // The JSON has said why.
     }
     let mut err = io::stderr();
     writeln!(err, "{id} failed: {}", why(reply))?;

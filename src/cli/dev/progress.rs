@@ -11,6 +11,7 @@ use super::deploy::name;
 use crate::protocol::{
     Phase,
     message::{self, PullProgress},
+    text::printable,
 };
 
 /// Between two lines about the same pull, where lines stay.
@@ -34,6 +35,8 @@ pub(super) struct Progress<W> {
     /// A line without its end is on the terminal.
     drawn: bool,
     last_line: Option<Instant>,
+    /// What the agent said last of a pull, like why it waits.
+    message: String,
 }
 
 impl<W: Write> Progress<W> {
@@ -44,6 +47,7 @@ impl<W: Write> Progress<W> {
             phase: None,
             drawn: false,
             last_line: None,
+            message: String::new(),
         }
     }
 
@@ -74,6 +78,13 @@ impl<W: Write> Progress<W> {
         let Some(pull) = &news.pull else {
             return self.phase(news.phase);
         };
+        if news.message != self.message {
+            self.message.clone_from(&news.message);
+            if !news.message.is_empty() {
+                self.phase(news.phase)?;
+                self.line(&printable(&news.message, 1000))?;
+            }
+        }
         if self.screen == Screen::Lines && pull.downloaded_bytes == 0 {
             return self.phase(news.phase); // Nothing to count yet.
         }
@@ -266,6 +277,25 @@ mod tests {
             text,
             "accepted\npulling: 5.0 MiB of 10.0 MiB, 1 of 4 layers, 1.0 MiB/s, 5 s left\nstarting\n"
         );
+    }
+
+    #[tokio::test]
+    async fn why_a_pull_waits_is_said_once_although_nothing_was_downloaded_yet() {
+        let waits = message::Progress {
+            message: "no route\u{1b}; trying again in 2 s".to_owned(),
+            ..progress(PullProgress::default())
+        };
+        for screen in [Screen::Lines, Screen::Terminal] {
+            let text = shown(screen, |p| {
+                p.pull(&waits).unwrap();
+                p.pull(&waits).unwrap();
+                p.finish().unwrap();
+            });
+            let line = "no route\\u{1b}; trying again in 2 s\n";
+            assert_eq!(text.matches(line).count(), 1, "{text:?}");
+        }
+        let text = shown(Screen::Silent, |p| p.pull(&waits).unwrap());
+        assert_eq!(text, "");
     }
 
     #[tokio::test]

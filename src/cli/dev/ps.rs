@@ -18,7 +18,7 @@ use crate::{
         client::Client,
         operator::{AgentRow, Event, InstanceRow, Request},
     },
-    protocol::{record::GpuState, text::printable},
+    protocol::{Phase, record::GpuState, text::printable},
 };
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct PsArgs {
     server: ServerArg,
     /// Print one JSON object.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
@@ -90,7 +90,9 @@ fn instances_table(instances: &[InstanceRow]) -> Table {
     ]);
     for row in instances {
         let record = row.record.as_ref();
-        let ports = record.map(|r| r.ports.as_slice()).unwrap_or_default();
+        // What has ended is reached nowhere; somebody else may have its ports by now.
+        let live = record.filter(|record| record.phase != Phase::Ended);
+        let ports = live.map(|r| r.ports.as_slice()).unwrap_or_default();
         let ports = ports
             .iter()
             .map(|p| format!("{} {}", p.name, address(&p.address, p.host)));
@@ -166,6 +168,17 @@ mod tests {
         let text = instances_table(&[row(false, record)]).to_string();
         assert!(text.contains("web 192.0.2.7:30000"), "{text}");
         assert!(text.contains("ready"), "{text}");
+    }
+
+    #[test]
+    fn what_has_ended_has_no_address() {
+        let record = json!({
+            "id": "r1", "phase": "ended", "timeline": {}, "ended": {"reason": "terminated"},
+            "ports": [{"name": "web", "container": 80, "host": 30000, "protocol": "tcp", "address": "192.0.2.7"}],
+        });
+        let text = instances_table(&[row(false, record)]).to_string();
+        assert!(text.contains("terminated"), "{text}");
+        assert!(!text.contains("30000"), "{text}");
     }
 
     #[test]

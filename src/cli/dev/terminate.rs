@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     ServerArg,
@@ -34,7 +34,7 @@ pub(super) struct TerminateArgs {
     agent: Option<AgentId>,
     /// Print one JSON object at the end, and nothing else.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(args: TerminateArgs) -> anyhow::Result<ExitCode> {
@@ -71,16 +71,22 @@ pub(super) async fn run(args: TerminateArgs) -> anyhow::Result<ExitCode> {
         });
         writeln!(io::stdout(), "{answer}")?;
     } else if done {
-        writeln!(io::stdout(), "{}: {}", args.id, how(record.as_deref()))?;
-    }
-    if !done {
+        let how = how(&reply, record.as_deref());
+        writeln!(io::stdout(), "{}: {how}", args.id)?;
+    } else {
         writeln!(io::stderr(), "{}: {}", args.id, why(&reply))?;
-        return Ok(ExitCode::FAILURE);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match done {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
-fn how(record: Option<&Instance>) -> String {
+fn how(reply: &Reply, record: Option<&Instance>) -> String {
+    let result = reply.result.as_ref();
+    if result.and_then(|result| result.get("known")) == Some(&Value::Bool(false)) {
+        return "the agent did not know this id, and takes no deploy under it any more".to_owned();
+    }
     let reason = record.and_then(|r| r.ended.as_ref());
     reason.map_or_else(|| "gone".to_owned(), |ended| name(&ended.reason))
 }

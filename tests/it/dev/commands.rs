@@ -118,6 +118,104 @@ async fn what_the_server_refuses_is_said_and_fails() {
     assert!(text(&output.stderr).contains("used once, ever"));
 }
 
+#[tokio::test]
+async fn in_json_a_failure_is_told_in_the_json_alone() {
+    let (server, _handle) = server().await;
+    let mut agent = Agent::connect(&server, "e1").await;
+    let args = ["deploy", "--image", "nothing", "--id", "a", "--json"];
+    let played = async {
+        let command = agent.hear("command").await;
+        agent
+            .say(json!({
+                "type": "reply", "command_id": command["id"], "outcome": "failed",
+                "error": {"code": "image_not_found", "message": "no", "retry": "never"},
+            }))
+            .await;
+    };
+    let (output, ()) = tokio::join!(command(&server, &args), played);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["error"]["code"], "image_not_found");
+
+    let again = command(&server, &args).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(text(&again.stderr), "");
+    let answer: Value = serde_json::from_slice(&again.stdout).unwrap();
+    let failure = answer["failure"].as_str().unwrap();
+    assert!(failure.contains("used once, ever"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_terminate_of_an_id_that_nobody_knows_says_so() {
+    let (server, _handle) = server().await;
+    let mut agent = Agent::connect(&server, "e1").await;
+    let played = async {
+        let command = agent.hear("command").await;
+        let mut ended = record(1, "typo", "ended");
+        ended["instance"]["ended"] = json!({"reason": "cancelled"});
+        agent.say(ended).await;
+        agent.hear("ack").await;
+        agent
+            .say(json!({
+                "type": "reply", "command_id": command["id"], "outcome": "done",
+                "result": {"known": false},
+            }))
+            .await;
+    };
+    let (output, ()) = tokio::join!(command(&server, &["terminate", "typo"]), played);
+    assert!(output.status.success());
+    let text = text(&output.stdout);
+    assert!(text.contains("did not know this id"), "{text}");
+}
+
+#[test]
+fn client_commands_refuse_the_agents_flags_and_do_not_list_them() {
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rental-agent"));
+        command.args(args).env_clear().output().unwrap()
+    };
+    let clients = [
+        &["dev", "ps"][..],
+        &["dev", "terminate", "a"],
+        &["dev", "deploy", "--image", "x"],
+    ];
+    let agents = [
+        ["--server-url", "ws://127.0.0.1:9"],
+        ["--agent-id", "a"],
+        ["--config", "/dev/null"],
+        ["--set", "log.format=json"],
+    ];
+    for client in clients {
+        for flag in agents {
+            for line in [[client, &flag].concat(), [&flag, client].concat()] {
+                let output = run(&line);
+                assert_eq!(output.status.code(), Some(2), "{line:?}: {output:?}");
+                let words = text(&output.stderr);
+                assert!(
+                    words.contains(flag[0]) && words.contains("--server"),
+                    "{words}"
+                );
+            }
+        }
+        let help = run(&[client, &["--help"]].concat()).stdout;
+        assert!(!text(&help).contains("--agent-id"), "{}", text(&help));
+        assert!(text(&help).contains("--server <URL>"), "{}", text(&help));
+    }
+    let help = run(&["dev", "--help"]).stdout;
+    assert!(text(&help).contains("--agent-id"), "{}", text(&help));
+}
+
+#[test]
+fn without_a_server_the_cause_is_given_once() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rental-agent"));
+    command.args(["dev", "ps", "--server", "ws://127.0.0.1:9"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let words = text(&output.stderr);
+    assert_eq!(words.matches("Connection refused").count(), 1, "{words}");
+}
+
 /// Runs `rental-agent dev` with these arguments against `server`, without a terminal.
 async fn command(server: &Server, args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rental-agent"));
