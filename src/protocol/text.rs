@@ -92,6 +92,18 @@ fn is_harmless(c: char) -> bool {
 mod tests {
     use super::*;
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    #[test]
+    fn a_chain_names_each_cause_once() {
+        let refused = Said("refused\u{1b}", None);
+        let quoting = Said("dial: refused\u{1b}", Some(Box::new(refused)));
+        let outer = Said("no answer", Some(Box::new(quoting)));
+        assert_eq!(chain(&outer), "no answer: dial: refused\\u{1b}");
+    }
+
     #[test]
     fn control_characters_are_escaped_and_length_is_limited() {
         assert_eq!(printable("a\u{1b}[31mb", 100), "a\\u{1b}[31mb");
