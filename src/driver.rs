@@ -4,6 +4,7 @@
 //! by `try_send`. So nothing can wait in a circle, and one sick container slows no other.
 
 mod fetch;
+mod local;
 mod operate;
 mod watch;
 
@@ -15,6 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::local::{FromLocal, REPLIES};
+use self::local::Locals;
 use crate::{
     clock::{self, Timestamp},
     ids::{AgentId, CommandId, Epoch, Generation, InstanceId},
@@ -92,6 +95,8 @@ pub struct Identity {
 const DRAIN: Duration = Duration::from_secs(7);
 /// The boot-time clock goes on while the machine sleeps and tokio's does not: looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// As many as there may be connections to this host's surfaces.
+const LOCAL: usize = 128;
 /// From the engine's watcher, the probes and the fetches: each waits or loses nothing but hints.
 const INPUTS: usize = 256;
 
@@ -100,6 +105,8 @@ const INPUTS: usize = 256;
 pub struct Inputs {
     /// For sessions.
     pub from_server: mpsc::Sender<FromServer>,
+    /// For surfaces of this host.
+    pub from_local: mpsc::Sender<FromLocal>,
     /// For probes.
     pub from_below: mpsc::Sender<Input>,
     /// What everybody may read.
@@ -112,12 +119,14 @@ pub struct Driver<R> {
     registry: Registry,
     runtime: Arc<R>,
     from_server: mpsc::Receiver<FromServer>,
+    from_local: mpsc::Receiver<FromLocal>,
     from_below: mpsc::Receiver<Input>,
     below: mpsc::Sender<Input>,
     snapshot: watched::Sender<Arc<Snapshot>>,
     tasks: JoinSet<Input>,
     fetches: HashMap<FetchId, AbortHandle>,
     session: Option<(SessionNo, mpsc::Sender<Event>)>,
+    locals: Locals,
 }
 
 /// What the driver woke up for.
@@ -126,6 +135,7 @@ enum Woken {
     Done(Option<Result<Input, tokio::task::JoinError>>),
     Below(Input),
     Server(FromServer),
+    Local(FromLocal),
     Timeout,
 }
 
@@ -134,23 +144,27 @@ impl<R: ContainerRuntime> Driver<R> {
     pub fn new(registry: Registry, runtime: R) -> (Self, Inputs) {
         // As many commands as a server re-sends at once may wait; then the socket is not read.
         let (to_server, from_server) = mpsc::channel(1_024);
+        let (to_local, from_local) = mpsc::channel(LOCAL);
         let (below, from_below) = mpsc::channel(INPUTS);
         let (snapshot, reader) = watched::channel(Arc::new(registry.snapshot()));
         let driver = Self {
             registry,
             runtime: Arc::new(runtime),
             from_server,
+            from_local,
             from_below,
             below: below.clone(),
             snapshot,
             tasks: JoinSet::new(),
             fetches: HashMap::new(),
             session: None,
+            locals: Locals::default(),
         };
         (
             driver,
             Inputs {
                 from_server: to_server,
+                from_local: to_local,
                 from_below: below,
                 snapshot: reader,
             },
@@ -186,6 +200,9 @@ impl<R: ContainerRuntime> Driver<R> {
                 Some(from_server) = self.from_server.recv(), if !stopping => {
                     Woken::Server(from_server)
                 }
+                Some(from_local) = self.from_local.recv(), if !stopping => {
+                    Woken::Local(from_local)
+                }
             };
             if matches!(woken, Woken::Shutdown) {
                 deadline = Some(clock::now().boot + DRAIN);
@@ -212,6 +229,7 @@ impl<R: ContainerRuntime> Driver<R> {
             Woken::Shutdown => self.feed(Input::Shutdown),
             Woken::Below(input) => self.feed(input),
             Woken::Server(from_server) => self.hear(from_server),
+            Woken::Local(from_local) => self.hear_local(from_local),
             Woken::Timeout => {
                 let effects = self.registry.handle_timeout(clock::now());
                 self.carry_out(effects);
@@ -227,6 +245,7 @@ impl<R: ContainerRuntime> Driver<R> {
             Woken::Done(Some(Err(error))) => anyhow::bail!("an operation on the engine: {error}"),
             Woken::Done(None) => {}
         }
+        self.locals.greet(&self.registry);
         let snapshot = self.registry.snapshot();
         self.snapshot.send_if_modified(|last| {
             let changed = !last.is_same_as(&snapshot);
@@ -264,6 +283,7 @@ impl<R: ContainerRuntime> Driver<R> {
                 }
             }
             FromServer::Command { session, command } if self.is_current(session) => {
+                self.locals.asked_by_server(&command.id);
                 self.feed(Input::Command(command));
             }
             FromServer::BadCommand { session, id, error } if self.is_current(session) => {
@@ -272,6 +292,16 @@ impl<R: ContainerRuntime> Driver<R> {
             // Of a session that is over: the server sends it again in the next one.
             FromServer::Command { .. } | FromServer::BadCommand { .. } => {}
             FromServer::Ack { generation } => self.feed(Input::Ack(generation)),
+        }
+    }
+
+    fn hear_local(&mut self, from_local: FromLocal) {
+        match from_local {
+            FromLocal::Command { command, replies } => {
+                self.locals.ask(&command.id, replies);
+                self.feed(Input::Command(command));
+            }
+            FromLocal::Watch { events } => self.locals.watch(events, &self.registry),
         }
     }
 
@@ -284,7 +314,14 @@ impl<R: ContainerRuntime> Driver<R> {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Emit(event) => self.emit(event),
+                Effect::Emit(event) => {
+                    if self.locals.hear(&event) {
+                        self.emit(event);
+                    }
+                }
+                Effect::Tell(event) => {
+                    self.locals.hear(&event);
+                }
                 Effect::Engine { id, instance, op } => self.operate(id, instance, op),
                 Effect::List(ticket) => {
                     let runtime = Arc::clone(&self.runtime);

@@ -43,8 +43,10 @@ pub enum Effect {
     Fetch(FetchId, FetchRequest),
     /// Nobody wants it any more; no answer is expected.
     CancelFetch(FetchId),
-    /// To whoever is connected.
+    /// To the session that is connected, and to whoever listens on this host.
     Emit(Event),
+    /// To whoever listens on this host: there is no session that it is for.
+    Tell(Event),
 }
 
 /// An operation on the engine for one rental.

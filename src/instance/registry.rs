@@ -298,9 +298,10 @@ impl Registry {
     }
 
     fn emit(&mut self, event: Event) {
-        if self.connected {
-            self.effects.push(Effect::Emit(event));
-        }
+        self.effects.push(match self.connected {
+            true => Effect::Emit(event),
+            false => Effect::Tell(event),
+        });
     }
 
     fn touch(&mut self) -> Ticket {

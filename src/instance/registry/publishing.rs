@@ -7,7 +7,10 @@ use super::{Registry, entry::Entry};
 use crate::{
     clock::Now,
     ids::{CommandId, Generation, InstanceId},
-    instance::publish::{Event, Snapshot},
+    instance::{
+        effect::Effect,
+        publish::{Event, Snapshot},
+    },
     protocol::{
         Error, Instance, Outcome, Phase, Reply,
         message::{InstanceMessage, Synced},
@@ -43,13 +46,15 @@ impl Registry {
         let instance = Arc::new(entry.record.clone());
         entry.published = Some((self.generation, Arc::clone(&instance)));
         tracing::info!(instance_id = %id, phase = ?instance.phase, "instance");
-        if self.telling {
-            let generation = self.generation;
-            self.emit(Event::Record(InstanceMessage {
-                generation,
-                instance,
-            }));
-        }
+        let event = Event::Record(InstanceMessage {
+            generation: self.generation,
+            instance,
+        });
+        // A session that waits for the first records gets this record with it.
+        self.effects.push(match self.telling && self.connected {
+            true => Effect::Emit(event),
+            false => Effect::Tell(event),
+        });
     }
 
     /// Sends the whole state to the session that has just begun.
@@ -68,6 +73,25 @@ impl Registry {
         for id in &ids {
             self.publish(id);
         }
+        let records = self.records();
+        let ids = ids_of(&records);
+        self.emit(Event::Records(records));
+        self.telling = true;
+        ids
+    }
+
+    /// The whole state as it is told to who has just come: nothing before the first full list.
+    pub fn state(&self) -> Option<(Vec<InstanceMessage>, Synced)> {
+        let records = self.engine.listed.then(|| self.records())?;
+        let synced = Synced {
+            generation: self.generation,
+            ids: ids_of(&records),
+        };
+        Some((records, synced))
+    }
+
+    /// Live ones, and ended ones without an ack, in the order of their last changes.
+    fn records(&self) -> Vec<InstanceMessage> {
         let mut records: Vec<InstanceMessage> = self
             .entries
             .values()
@@ -79,13 +103,7 @@ impl Registry {
             })
             .collect();
         records.sort_by_key(|record| record.generation);
-        let ids = records
-            .iter()
-            .map(|record| record.instance.id.clone())
-            .collect();
-        self.emit(Event::Records(records));
-        self.telling = true;
-        ids
+        records
     }
 
     /// Sends a first reply.
@@ -272,4 +290,9 @@ impl Registry {
             seccomp.is_none_or(|option| option.contains("unconfined"))
         })
     }
+}
+
+fn ids_of(records: &[InstanceMessage]) -> Vec<InstanceId> {
+    let ids = records.iter().map(|record| record.instance.id.clone());
+    ids.collect()
 }

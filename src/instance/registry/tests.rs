@@ -421,7 +421,7 @@ impl Rig {
                 Effect::List(ticket) => self.lists.push(ticket),
                 Effect::Fetch(id, _) => self.fetches.push(id),
                 Effect::Emit(Event::Reply(reply)) => self.replies.push(reply),
-                Effect::Emit(_) | Effect::CancelFetch(_) => {}
+                Effect::Emit(_) | Effect::Tell(_) | Effect::CancelFetch(_) => {}
             }
         }
     }

@@ -199,6 +199,8 @@ impl World {
                     }
                     events.push(event);
                 }
+                // For others than the server, which the model is about.
+                Effect::Tell(_) => {}
                 Effect::Engine { id, instance, op } => self.take_off(id, instance, op)?,
                 Effect::List(ticket) => {
                     rule!(
