@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{self, Api},
     clock,
     config::Config,
     driver::{Driver, Identity, Inputs},
@@ -60,6 +61,12 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let session = Session::new(config.server.clone(), identity, from_server, feeds, limits);
 
     let shutdown = Shutdown::default();
+    let api = Api::new(
+        &config,
+        &inputs,
+        shutdown.stop.clone(),
+        api::Limits::default(),
+    )?;
     let mut tasks = Tasks::default();
     let stages = shutdown.clone();
     tasks.spawn("driver", async move {
@@ -70,6 +77,7 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
         Ok(())
     });
     tasks.spawn("session", session.run(shutdown.hang_up.clone()));
+    tasks.spawn("api", api.run(shutdown.hang_up.clone()));
     let until = shutdown.hang_up.clone();
     tasks.spawn("telemetry", async move { Ok(telemetry.run(until).await?) });
     let until = shutdown.hang_up.clone();

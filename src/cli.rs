@@ -2,6 +2,7 @@
 //! ends in an exit code. Only here may the program print.
 
 pub mod check;
+pub mod control;
 pub mod dev;
 pub mod logging;
 pub mod run;
@@ -67,6 +68,14 @@ pub enum Command {
     Run,
     /// Say whether the configuration is right and engine and server can be reached.
     Check(check::CheckArgs),
+    /// List the rentals of the agent that runs on this machine.
+    Ps(control::Common),
+    /// End a rental on this machine, and wait until it is gone.
+    Terminate(control::TerminateArgs),
+    /// Refuse new deploys on this machine; rentals go on.
+    Drain(control::Common),
+    /// Take deploys again.
+    Resume(control::Common),
     /// Print the JSON Schemas of the protocol and of the configuration.
     Schema(schema::SchemaArgs),
     /// Try it: a reference server with an agent joined to it, and commands to give to it.

@@ -15,7 +15,7 @@ mod settings;
 mod token;
 mod validate;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use url::Url;
@@ -47,6 +47,10 @@ pub struct Config {
     pub gpu: Gpu,
     /// The machine.
     pub host: HostOptions,
+    /// The HTTP surface.
+    pub http: Http,
+    /// Local control.
+    pub control: Control,
     /// Logging.
     pub log: Log,
 }
@@ -147,6 +151,54 @@ pub struct Gpu {
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub struct HostOptions {
     pub boot_id_file: PathBuf,
+}
+
+/// The HTTP surface.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Unset: there is none.
+    pub listen: Option<SocketAddr>,
+    /// Who may connect; unset: who can.
+    pub allowed_ips: Option<Vec<ipnet::IpNet>>,
+    /// Unset: what needs a token is refused.
+    pub auth: Option<HttpAuth>,
+    /// Unset: plain text.
+    pub tls: Option<HttpTls>,
+}
+
+/// How a token is checked.
+#[derive(Debug, Clone)]
+pub struct HttpAuth {
+    /// Its `iss`.
+    pub issuer: String,
+    /// Who signed it.
+    pub key: HttpKey,
+    /// Its `exp` is at most so far ahead.
+    pub max_token_age: Duration,
+}
+
+/// Where the key for tokens is.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum HttpKey {
+    Hs256(PathBuf),
+    Public(PathBuf),
+    Jwks(PathBuf),
+}
+
+/// The HTTP surface's certificate; read again when it changes.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct HttpTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// Local control.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Unset: there is none.
+    pub socket: Option<PathBuf>,
 }
 
 /// Logging.

@@ -16,8 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::local::{FromLocal, REPLIES};
 use self::local::Locals;
+pub use self::local::{FromLocal, REPLIES};
 use crate::{
     clock::{self, Timestamp},
     ids::{AgentId, CommandId, Epoch, Generation, InstanceId},

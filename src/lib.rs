@@ -1,5 +1,6 @@
 //! rental-agent: runs on a machine whose GPUs are rented out.
 pub mod agent;
+pub mod api;
 pub mod blocking;
 pub mod cli;
 pub mod clock;

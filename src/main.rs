@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use rental_agent::{
-    cli::{self, Cli, Command},
+    cli::{self, Cli, Command, control::Question},
     config,
 };
 
@@ -16,6 +16,10 @@ fn main() -> ExitCode {
     match command.unwrap_or(Command::Run) {
         Command::Run => cli::run::run(&overrides, env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
+        Command::Ps(args) => cli::control::run(&Question::Ps(args), &overrides, env),
+        Command::Terminate(args) => cli::control::run(&Question::Terminate(args), &overrides, env),
+        Command::Drain(args) => cli::control::run(&Question::Drain(args), &overrides, env),
+        Command::Resume(args) => cli::control::run(&Question::Resume(args), &overrides, env),
         Command::Schema(args) => cli::schema::run(&args),
         Command::Dev(args) => cli::dev::run(args, &overrides, env),
     }

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{complain, print};
 use crate::{
+    api,
     clock::Timestamp,
     config,
     ids::CommandId,
@@ -43,7 +44,7 @@ pub struct SchemaArgs {
 
 /// Prints or writes the schemas.
 pub fn run(args: &SchemaArgs) -> ExitCode {
-    let all = schemas();
+    let all = files();
     if let Some(directory) = &args.write {
         return match write(&all, directory) {
             Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +100,13 @@ pub fn schemas() -> BTreeMap<&'static str, Value> {
         ("agent/reply", tagged("reply", written::<Reply>())),
         ("agent/synced", tagged("synced", written::<Synced>())),
     ]);
+    all
+}
+
+/// All files below `schemas/` but the examples: the schemas, and the documents that put them to use.
+pub fn files() -> BTreeMap<&'static str, Value> {
+    let mut all = schemas();
+    all.insert("openapi", api::openapi::document());
     all
 }
 

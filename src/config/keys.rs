@@ -242,7 +242,7 @@ mod tests {
             "there are: log.filter, log.format"
         );
         let sections = keys().advice("qqqqqqqq", str::to_owned);
-        assert!(sections.contains("agent, docker, gpu"), "{sections}");
+        assert!(sections.contains("agent, control, docker, gpu"), "{sections}");
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! limits that are checked and the documentation all come from it. Checks that a schema cannot
 //! express are in `validate`.
 
+mod http;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(super) use self::http::{Control, Http, HttpAuth, HttpTls};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -27,6 +31,8 @@ pub(super) struct Raw {
     pub(super) policy: Policy,
     pub(super) gpu: Gpu,
     pub(super) host: Host,
+    pub(super) http: Http,
+    pub(super) control: Control,
     pub(super) log: Log,
 }
 

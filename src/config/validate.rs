@@ -1,6 +1,7 @@
 //! From [`Raw`] to [`Config`]: what a schema cannot say. Each section is checked whole, whatever is
 //! wrong with the others.
 
+mod http;
 mod network;
 mod server;
 
@@ -51,6 +52,8 @@ pub(super) fn validate(raw: Raw, faults: &mut Faults) -> Option<Config> {
     let policy = policy(raw.policy, faults);
     let gpu = gpu(raw.gpu, faults);
     let host = host(raw.host, faults);
+    let http = http::check(raw.http, faults);
+    let control = http::control(raw.control, faults);
     let log = log(raw.log, faults);
     Some(Config {
         agent: agent?,
@@ -61,6 +64,8 @@ pub(super) fn validate(raw: Raw, faults: &mut Faults) -> Option<Config> {
         policy: policy?,
         gpu: gpu?,
         host: host?,
+        http: http?,
+        control: control?,
         log: log?,
     })
 }

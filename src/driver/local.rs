@@ -78,7 +78,10 @@ impl Locals {
             return;
         };
         for events in std::mem::take(&mut self.early) {
-            let told = [Event::Records(records.clone()), Event::Synced(synced.clone())];
+            let told = [
+                Event::Records(records.clone()),
+                Event::Synced(synced.clone()),
+            ];
             if told.into_iter().all(|event| events.try_send(event).is_ok()) {
                 self.watchers.push(events);
             }

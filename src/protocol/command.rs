@@ -204,6 +204,16 @@ fn decode_command(
     })
 }
 
+/// A command that another surface than the session asks for, read by the same rules: `object` has its
+/// `op` and that one's fields.
+///
+/// # Errors
+/// Why it is rejected, with a pointer from `object`.
+pub fn compose(id: CommandId, mut object: Map<String, Value>) -> Result<Command, Error> {
+    strip_nulls(&mut object);
+    read_command(id, object)
+}
+
 fn read_command(id: CommandId, mut object: Map<String, Value>) -> Result<Command, Error> {
     let op = match object.remove("op") {
         Some(Value::String(op)) => op,

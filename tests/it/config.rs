@@ -97,11 +97,14 @@ fn every_key_can_be_set_by_the_environment() {
     let path = files.path().join("file");
     write(&path, "-----BEGIN CERTIFICATE-----\n".trim(), 0o600);
     write(&files.path().join("token"), "t1", 0o600);
+    let keys_for_http = http_files(files.path());
     let before = format!("{:?}", load("", REQUIRED, &[]).unwrap());
     let all = keys(&config::schema(), "");
     assert!(all.len() > 25, "{all:?}");
     for (key, schema) in all {
+        let http_file = keys_for_http.get(key.as_str());
         let value = match (&schema["format"], key.as_str()) {
+            _ if http_file.is_some() => http_file.unwrap().display().to_string(),
             (_, "server.token_file") => files.path().join("token").display().to_string(),
             (Value::String(format), _) if format == "path" => path.display().to_string(),
             _ => another_value(&key, &schema),
@@ -112,10 +115,39 @@ fn every_key_can_be_set_by_the_environment() {
             env.remove("AGENT_TOKEN");
         }
         env.insert(&name, &value);
+        let file_of = |key: &str| keys_for_http[key].to_str().unwrap();
+        // What is only right together with another key.
+        let with = match key.as_str() {
+            "http.auth.issuer" => Some(("PUBLIC_KEY_FILE", file_of("http.auth.public_key_file"))),
+            _ if key.starts_with("http.auth.") && key.ends_with("_file") => Some(("ISSUER", "me")),
+            "http.auth" | "http.auth.max_token_age_s" => {
+                env.insert("RENTAL_AGENT__HTTP__AUTH__ISSUER", "me");
+                Some(("PUBLIC_KEY_FILE", file_of("http.auth.public_key_file")))
+            }
+            _ => None,
+        };
+        let with = with.map(|(name, value)| (format!("RENTAL_AGENT__HTTP__AUTH__{name}"), value));
+        env.extend(with.as_ref().map(|(name, value)| (name.as_str(), *value)));
+        match key.as_str() {
+            "http.tls.cert_file" => {
+                env.insert(
+                    "RENTAL_AGENT__HTTP__TLS__KEY_FILE",
+                    file_of("http.tls.key_file"),
+                );
+            }
+            "http.tls.key_file" => {
+                env.insert(
+                    "RENTAL_AGENT__HTTP__TLS__CERT_FILE",
+                    file_of("http.tls.cert_file"),
+                );
+            }
+            _ => {}
+        }
         let env: Vec<_> = env.into_iter().collect();
         let config = load("", &env, &[]).unwrap_or_else(|e| panic!("{name}={value}: {e}"));
         // The value of a token is not in the debug output, and allowing plain text leaves no trace.
-        if !["server.token", "server.allow_plaintext"].contains(&key.as_str()) {
+        let silent = ["server.token", "server.allow_plaintext", "http.tls"];
+        if !silent.contains(&key.as_str()) {
             assert_ne!(
                 format!("{config:?}"),
                 before,
@@ -216,6 +248,17 @@ fn the_example_is_right_and_shows_the_defaults() {
     let example = example
         .replace("/etc/rental-agent/token", token.path().to_str().unwrap())
         .replace("/etc/rental-agent/ca.pem", ca.path().to_str().unwrap());
+    let files = tempfile::tempdir().unwrap();
+    let files = http_files(files.path());
+    let in_place = [
+        ("http-key.pub", "http.auth.public_key_file"),
+        ("http.pem", "http.tls.cert_file"),
+        ("http.key", "http.tls.key_file"),
+    ];
+    let example = in_place.iter().fold(example, |example, (name, key)| {
+        let path = files[key].to_str().unwrap();
+        example.replace(&format!("/etc/rental-agent/{name}"), path)
+    });
     let plain = load(&example, &[], &[]).unwrap();
     // The keys that have a default are shown with it, so that setting them changes nothing.
     let all = keys(&config::schema(), "");
@@ -244,7 +287,16 @@ fn the_example_is_right_and_shows_the_defaults() {
     assert_eq!(format!("{with_defaults:?}"), format!("{plain:?}"));
     load(&everything, &[], &[]).unwrap();
     let missing = |key: &&String| {
-        !shown.contains(key) && ![&"server.token", &"resources.reserve"].contains(&&key.as_str())
+        // Tables, and what may not be set beside what is shown.
+        let elsewhere = [
+            "http.auth",
+            "http.auth.hs256_secret_file",
+            "http.auth.jwks_file",
+            "http.tls",
+            "resources.reserve",
+            "server.token",
+        ];
+        !shown.contains(key) && !elsewhere.contains(&key.as_str())
     };
     assert_eq!(
         all.keys().filter(missing).collect::<Vec<_>>(),
@@ -280,6 +332,26 @@ fn load_file(
 /// What is required, and this.
 fn with(env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     load("", &[REQUIRED, env].concat(), &[])
+}
+
+/// A file for each key of the HTTP surface that names one.
+fn http_files(directory: &Path) -> BTreeMap<&'static str, PathBuf> {
+    let contents = [
+        (
+            "http.auth.hs256_secret_file",
+            "0123456789abcdef0123456789abcdef",
+        ),
+        ("http.auth.jwks_file", r#"{"keys": [{"kty": "OKP"}]}"#),
+        ("http.auth.public_key_file", "-----BEGIN PUBLIC KEY-----"),
+        ("http.tls.cert_file", "-----BEGIN CERTIFICATE-----"),
+        ("http.tls.key_file", "-----BEGIN PRIVATE KEY-----"),
+    ];
+    let files = contents.map(|(key, content)| {
+        let path = directory.join(key);
+        write(&path, content, 0o600);
+        (key, path)
+    });
+    files.into()
 }
 
 fn write(path: &Path, content: &str, mode: u32) {

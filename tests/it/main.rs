@@ -26,6 +26,7 @@ mod peer;
 #[path = "../support/wait.rs"]
 mod wait;
 
+mod api;
 mod cli;
 mod config;
 mod dev;

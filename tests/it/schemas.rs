@@ -12,7 +12,7 @@ use std::{
 };
 
 use rental_agent::{
-    cli::schema::{schemas, text},
+    cli::schema::{files, schemas, text},
     protocol::{
         Error, Incoming, Instance, Message,
         command::{SERVED_OPS, decode},
@@ -28,7 +28,7 @@ fn the_files_are_what_the_types_say() {
         .into_iter()
         .filter(|(name, _)| !name.starts_with("examples/"))
         .collect();
-    let made: BTreeMap<String, String> = schemas()
+    let made: BTreeMap<String, String> = files()
         .into_iter()
         .map(|(name, schema)| (name.to_owned(), text(&schema)))
         .collect();

@@ -96,6 +96,9 @@ impl World {
             ("API_SERVER_URL", server.url()),
             ("DOCKER_HOST", docker_host.to_owned()),
             ("RENTAL_AGENT__LOG__FILTER", "trace".to_owned()),
+            // Many agents share this machine.
+            ("RENTAL_AGENT__HTTP__LISTEN", "off".to_owned()),
+            ("RENTAL_AGENT__CONTROL__SOCKET", "off".to_owned()),
             ("RENTAL_AGENT__NETWORK__PORT_RANGE", ports.range()),
             (
                 "RENTAL_AGENT__RESOURCES__RESERVE__MEMORY_BYTES",
