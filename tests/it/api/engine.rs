@@ -93,7 +93,7 @@ impl ContainerRuntime for Engine {
                 .values()
                 .map(|(seen, _)| seen.clone())
                 .collect(),
-            volumes: volumes.collect(),
+            volumes: Some(volumes.collect()),
             engine_started_at: None,
         })
     }
