@@ -242,7 +242,10 @@ mod tests {
             "there are: log.filter, log.format"
         );
         let sections = keys().advice("qqqqqqqq", str::to_owned);
-        assert!(sections.contains("agent, control, docker, gpu"), "{sections}");
+        assert!(
+            sections.contains("agent, control, docker, gpu"),
+            "{sections}"
+        );
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl World {
         self.signal_container(id, "USR1").await;
     }
 
-    async fn output(&self, id: &InstanceId) -> String {
+    /// What it has printed so far.
+    pub(crate) async fn output(&self, id: &InstanceId) -> String {
         let options = LogsOptionsBuilder::default().stdout(true).build();
         let lines = self.docker.logs(&container_name(id), Some(options));
         let lines: Vec<String> = lines

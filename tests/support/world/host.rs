@@ -250,6 +250,11 @@ impl World {
         self.net.dial(port).is_ok()
     }
 
+    /// A connection to this port of the engine's host.
+    pub(crate) fn dial(&self, port: u16) -> std::io::Result<std::net::TcpStream> {
+        self.net.dial(port)
+    }
+
     /// Takes a port of the engine's host, as any program there may.
     pub(crate) async fn listen_on(&self, port: u16) -> Listener {
         let mut command = self.net.command("busybox");
