@@ -233,11 +233,21 @@ fn schemas() -> Value {
     writes.subschema_for::<Started>();
     writes.subschema_for::<Terminated>();
     let mut all = reads.take_definitions(true);
+    all.values_mut().for_each(close);
     // Of what is both read and written the type is simple, and its schema the same.
     all.extend(writes.take_definitions(true));
     all.insert("ShortForm".to_owned(), short_form());
     all.insert("TerminateRequest".to_owned(), terminate_request());
     Value::Object(all)
+}
+
+/// What is not listed is refused as `unsupported`.
+fn close(schema: &mut Value) {
+    if let Some(object) = schema.as_object_mut()
+        && object.contains_key("properties")
+    {
+        object.insert("additionalProperties".into(), Value::Bool(false));
+    }
 }
 
 fn generator(contract: Contract) -> SchemaGenerator {

@@ -137,7 +137,11 @@ impl Problem {
 
     /// The same with its pointer as `change` has it: what was checked is not what was sent.
     pub(super) fn moved(mut self, change: impl FnOnce(&str) -> String) -> Self {
-        self.pointer = self.pointer.as_deref().map(change);
+        if let Some(before) = self.pointer.take() {
+            let after = change(&before);
+            self.detail = self.detail.replace(&before, &after);
+            self.pointer = Some(after);
+        }
         self
     }
 }
@@ -203,10 +207,11 @@ mod tests {
 
     #[test]
     fn a_problem_is_the_error_of_the_session_in_http_form() {
-        let error = Error::new(ErrorCode::Unsupported, "not served").pointing("/spec/colour");
+        let error =
+            Error::new(ErrorCode::Unsupported, "not served: /spec/colour").pointing("/spec/colour");
         let problem = Problem::from(error).moved(|p| p.trim_start_matches("/spec").to_owned());
         let text = serde_json::to_string(&problem).unwrap();
-        insta::assert_snapshot!(text, @r#"{"title":"Bad Request","status":400,"code":"unsupported","detail":"not served","retry":"elsewhere","pointer":"/colour"}"#);
+        insta::assert_snapshot!(text, @r#"{"title":"Bad Request","status":400,"code":"unsupported","detail":"not served: /colour","retry":"elsewhere","pointer":"/colour"}"#);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const ISSUER: &str = "https://scheduler.test";
 const SECRET: &str = "thirty-two bytes and some more of a secret";
 
 /// A world whose agent serves HTTP on this address of its host, and its port.
-async fn serving(listen: &str) -> (World, u16) {
+async fn serving(listen: &str, settings: &[(&str, &str)]) -> (World, u16) {
     let mut world = World::shared().await;
     // Rentals of these tests publish no ports, so the last one is free.
     let port = world.first_port() + 9;
@@ -34,6 +34,9 @@ async fn serving(listen: &str) -> (World, u16) {
             "RENTAL_AGENT__HTTP__AUTH__HS256_SECRET_FILE",
             secret.to_str().unwrap(),
         );
+    for (name, value) in settings {
+        world.set_env(name, *value);
+    }
     world.up().await;
     let open = || std::future::ready(world.is_open(port).then_some(()));
     wait_until("the HTTP surface", SOON, open).await;
@@ -87,7 +90,7 @@ async fn ask(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rental_of_http_runs_in_the_engine_and_is_seen_by_the_server() {
-    let (world, port) = serving("127.0.0.1").await;
+    let (world, port) = serving("127.0.0.1", &[]).await;
     let spec = world.sleeper();
     let (status, started) = ask(&world, port, "POST", "/start_instance", Some(&spec.json())).await;
     assert_eq!(status, 200, "{started}");
@@ -126,7 +129,7 @@ async fn a_python_client_of_the_short_form_works_unchanged() {
         );
         return;
     }
-    let (world, port) = serving("127.0.0.1").await;
+    let (world, port) = serving("127.0.0.1", &[]).await;
     let image = "lab/short-form:1";
     Engine::shared().import(image, &[r#"CMD ["httpd","-f","-p","80","-h","/www"]"#]);
     let output = Command::new(python)
@@ -143,10 +146,67 @@ async fn a_python_client_of_the_short_form_works_unchanged() {
     assert!(output.status.success(), "{said}");
 }
 
+/// Whatever is sent, the answer is one that the contract has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_holds_for_whatever_is_sent() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = root.join("target/python/bin/schemathesis");
+    if !program.exists() {
+        println!("SKIPPED: schemathesis is not in target/python; scripts/test installs it");
+        return;
+    }
+    // A made-up image is refused at once instead of being asked for again and again.
+    let registries = (
+        "RENTAL_AGENT__POLICY__ALLOWED_REGISTRIES",
+        r#"["registry.test"]"#,
+    );
+    let (world, port) = serving("127.0.0.1", &[registries]).await;
+    let folder = world.folder();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut command = Command::new(program);
+    command
+        .args(["run", &format!("{url}/openapi.json"), "--url", &url])
+        .args([
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--max-examples",
+            "40",
+        ])
+        .args([
+            "--seed",
+            "1",
+            "--no-color",
+            "--suppress-health-check",
+            "all",
+        ])
+        // A WebSocket is no request with an answer. What no schema can say (an image that cannot be
+        // pulled, a name that is taken) is refused too, and with a documented 5xx where it is that.
+        .args(["--exclude-path", "/ws", "--request-timeout", "20"])
+        .args([
+            "--exclude-checks",
+            "not_a_server_error,positive_data_acceptance",
+        ])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", &folder)
+        .env("PYTHONPATH", root.join("tests/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SCHEMATHESIS_HOOKS", "contract")
+        .env("AGENT_ID", world.agent_id().as_str())
+        .env("ISSUER", ISSUER)
+        .env("SECRET_FILE", secret_file(&world))
+        .current_dir(&folder);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success());
+    assert!(said.contains("6 selected"), "not all paths were tried");
+}
+
 /// S8. Published ports go around the bridge's isolation by the gateway's address.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rental_does_not_reach_the_agent_by_its_gateway() {
-    let (world, port) = serving("0.0.0.0").await;
+    let (world, port) = serving("0.0.0.0", &[]).await;
     let (status, _) = ask(&world, port, "GET", "/instances", None).await;
     assert_eq!(status, 200, "the host itself does");
     let script = format!(
