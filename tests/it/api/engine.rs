@@ -95,6 +95,7 @@ impl ContainerRuntime for Engine {
                 .collect(),
             volumes: Some(volumes.collect()),
             engine_started_at: None,
+            network_fault: None,
         })
     }
 
