@@ -2,16 +2,18 @@
 //! all faults reported at once. Nothing else in the program reads the environment.
 //!
 //! ```text
-//! file, environment, flags --settings, load--> merged --extract--> Raw --validate--> Config
+//! file, .env, environment, flags --settings, load--> merged --extract--> Raw --validate--> Config
 //!                                                 \_________ faults, all of them ________/
 //! ```
 
+mod env_file;
 mod extract;
 mod fault;
 mod keys;
 mod load;
 mod raw;
 mod settings;
+mod show;
 mod token;
 mod validate;
 
@@ -21,9 +23,10 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use self::{
-    fault::{ConfigError, Fault},
+    fault::{ConfigError, Fault, Source},
     load::{Flag, Overrides, environment, load},
     raw::schema,
+    show::{Entry, Shown, show},
     token::TokenError,
 };
 use crate::{ids::AgentId, protocol::record::PortRange};

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let env = config::environment();
     match command.unwrap_or(Command::Run) {
         Command::Run => cli::run::run(&overrides, env),
+        Command::Config(args) => cli::config::run(&args, &overrides, &env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
         Command::Schema(args) => cli::schema::run(&args),
         Command::Dev(args) => cli::dev::run(args, &overrides, env),

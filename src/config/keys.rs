@@ -35,6 +35,8 @@ pub(super) struct Key {
     pub(super) kind: Kind,
     /// Its value is never shown.
     pub(super) secret: bool,
+    /// What it is when nobody has set it; null: nothing.
+    pub(super) default: Value,
     minimum: Option<f64>,
     maximum: Option<f64>,
 }
@@ -59,6 +61,7 @@ impl Key {
         Self {
             kind,
             secret: schema["writeOnly"] == true,
+            default: schema["default"].clone(),
             minimum: schema["minimum"].as_f64(),
             maximum: schema["maximum"].as_f64(),
         }
@@ -117,6 +120,11 @@ impl Keys {
     /// The key of exactly this name.
     pub(super) fn get(&self, name: &str) -> Option<&Key> {
         self.0.get(name)
+    }
+
+    /// All of them, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.0.iter().map(|(name, key)| (name.as_str(), key))
     }
 
     /// The key of this name, unless it is a section, which cannot be set as a whole.

@@ -6,7 +6,9 @@
     reason = "a test ends where its expectation does"
 )]
 
+mod examples;
 mod faults;
+mod sources;
 
 use std::{
     collections::BTreeMap,
@@ -205,53 +207,6 @@ fn urls_are_normalised_and_plain_text_needs_a_loopback_or_permission() {
     }
 }
 
-#[test]
-fn the_example_is_right_and_shows_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.example.toml");
-    let example = fs::read_to_string(path).unwrap();
-    let token = tempfile::NamedTempFile::new().unwrap();
-    write(token.path(), "t", 0o600);
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    write(ca.path(), "-----BEGIN CERTIFICATE-----", 0o644);
-    let example = example
-        .replace("/etc/rental-agent/token", token.path().to_str().unwrap())
-        .replace("/etc/rental-agent/ca.pem", ca.path().to_str().unwrap());
-    let plain = load(&example, &[], &[]).unwrap();
-    // The keys that have a default are shown with it, so that setting them changes nothing.
-    let all = keys(&config::schema(), "");
-    let (mut section, mut defaults, mut shown) = (String::new(), String::new(), Vec::new());
-    let mut everything = String::new();
-    for line in example.lines() {
-        let bare = line
-            .strip_prefix('#')
-            .filter(|rest| !rest.starts_with(' '))
-            .unwrap_or(line);
-        everything.push_str(&format!("{bare}\n"));
-        if let Some(name) = bare.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_owned();
-        }
-        let key = bare.split_once(" = ").filter(|_| !bare.starts_with('#'));
-        let key = key.map(|(name, _)| format!("{section}.{name}"));
-        let has_default = key.as_ref().is_some_and(|key| {
-            let default = &all[key]["default"];
-            !default.is_null() && *default != json!({})
-        });
-        defaults.push_str(if has_default { bare } else { line });
-        defaults.push('\n');
-        shown.extend(key);
-    }
-    let with_defaults = load(&defaults, &[], &[]).unwrap();
-    assert_eq!(format!("{with_defaults:?}"), format!("{plain:?}"));
-    load(&everything, &[], &[]).unwrap();
-    let missing = |key: &&String| {
-        !shown.contains(key) && ![&"server.token", &"resources.reserve"].contains(&&key.as_str())
-    };
-    assert_eq!(
-        all.keys().filter(missing).collect::<Vec<_>>(),
-        Vec::<&String>::new()
-    );
-}
-
 fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
@@ -271,6 +226,7 @@ fn load_file(
     };
     let overrides = Overrides {
         file: Some(file),
+        env_file: None,
         settings: flags.iter().map(flag).collect(),
     };
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
