@@ -61,9 +61,9 @@ fn text(shown: &Shown) -> String {
 }
 
 fn row(entry: &Entry) -> [String; 3] {
-    let value = match &entry.value {
-        Value::Null => "(unset)".to_owned(),
-        value => printable(&value.to_string(), 1000),
+    let value = match entry.value == Value::Null {
+        true => "(unset)".to_owned(),
+        false => printable(&entry.value.to_string(), 1000),
     };
     let source = match &entry.origin {
         Some(origin) => format!("{}: {}", entry.source, printable(origin, 300)),
