@@ -80,7 +80,14 @@ pub enum Token {
     Static(SecretString),
     /// Read at each dial, so that it can be rotated.
     File(PathBuf),
+    /// Made at each dial, and signed with this key.
+    Jwt(KeyFile),
 }
+
+/// Where the agent's own private key is: Ed25519 as PKCS#8 in PEM. Read at each dial, so that it can
+/// be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFile(pub PathBuf);
 
 /// The container engine.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, PollSender};
 
 pub mod backoff;
+mod bearer;
 pub mod connect;
 mod end;
 mod frames;

@@ -181,6 +181,11 @@ mod planted {
             ("src/api/routes.rs", "src/agent.rs", "use axum::Router;"),
             ("src/api.rs", "src/session.rs", "use jsonwebtoken::decode;"),
             (
+                "src/session/bearer.rs",
+                "src/session/connect.rs",
+                "use jsonwebtoken::encode;",
+            ),
+            (
                 "src/config/load.rs",
                 "src/cli.rs",
                 "fn f() { config::Config::builder(); }",

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// The prefix of the variables that set keys.
 const ENV_PREFIX: &str = "RENTAL_AGENT__";
 
+/// Groups of keys of which only one may be set.
+const ONE_OF: &[&[&str]] = &[&["server.token", "server.token_file", "server.jwt_key_file"]];
+
 /// Below this likeness (1 is equal) a name is not offered in place of another.
 const NEAR: f64 = 0.6;
 
@@ -142,8 +145,17 @@ impl Keys {
         }
     }
 
-    /// The other half of a pair of which only one may be set: a secret and the file that holds it.
-    pub(super) fn rival(&self, name: &str) -> Option<String> {
+    /// The others of a group of which only one may be set: a secret and the file that holds it, and
+    /// what stands for the two.
+    pub(super) fn rivals(&self, name: &str) -> Vec<String> {
+        let Some(group) = ONE_OF.iter().find(|group| group.contains(&name)) else {
+            return self.other_half(name).into_iter().collect();
+        };
+        let others = group.iter().filter(|other| **other != name);
+        others.map(|other| (*other).to_owned()).collect()
+    }
+
+    fn other_half(&self, name: &str) -> Option<String> {
         let is_pair = |plain: &str, file: &str| {
             self.get(plain).is_some_and(|key| key.secret) && self.get(file).is_some()
         };
@@ -259,10 +271,13 @@ mod tests {
         let secrets: Vec<_> = keys.0.iter().filter(|(_, key)| key.secret).collect();
         assert!(!secrets.is_empty());
         for (name, _) in secrets {
-            assert_eq!(keys.rival(name), Some(format!("{name}_file")));
-            assert_eq!(keys.rival(&format!("{name}_file")), Some(name.clone()));
+            assert!(keys.rivals(name).contains(&format!("{name}_file")));
+            assert!(keys.rivals(&format!("{name}_file")).contains(name));
         }
-        assert_eq!(keys.rival("server.ca_file"), None);
+        assert_eq!(keys.rivals("server.ca_file"), Vec::<String>::new());
+        for name in ONE_OF.iter().flat_map(|group| group.iter()) {
+            assert!(keys.get(name).is_some(), "{name}");
+        }
     }
 
     #[test]

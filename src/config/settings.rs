@@ -139,12 +139,11 @@ pub(super) fn typed(settings: Vec<Setting>, keys: &Keys, faults: &mut Faults) ->
             continue;
         };
         let mut layer = Map::new();
-        // A stronger source that sets one of a pair takes the other one back.
-        if let Some(rival) = keys
-            .rival(&setting.key)
-            .filter(|rival| !set.contains(rival))
-        {
-            layer.insert(rival, Merged::new(None, ValueKind::Nil));
+        // A stronger source that sets one of a group takes the others back.
+        for rival in keys.rivals(&setting.key) {
+            if !set.contains(&rival) {
+                layer.insert(rival, Merged::new(None, ValueKind::Nil));
+            }
         }
         layer.insert(setting.key, Merged::new(Some(&setting.source), kind));
         layers.push(Layer::new(layer));

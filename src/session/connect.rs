@@ -24,6 +24,7 @@ mod race;
 pub use error::{DialError, Stage};
 
 use super::{
+    bearer::bearer,
     limits::Limits,
     tap::Tap,
     tls::{self, TrustError},
@@ -41,11 +42,14 @@ pub type Socket = WebSocketStream<Tap<MaybeTlsStream<TcpStream>>>;
 /// More addresses of one name than this are not tried.
 const MAX_ADDRESSES: usize = 16;
 
+/// Whose token is shown to whom.
+type Asking = (Token, AgentId, Url);
+
 /// Dials, as often as it is told to. Files are read on threads of its own: on a file system that hangs
 /// that is one thread for the token and one for the certificates, however many dials are made.
 #[derive(Debug, Default)]
 pub struct Dialler {
-    tokens: Reader<Token, Result<SecretString, TokenError>>,
+    tokens: Reader<Asking, Result<SecretString, TokenError>>,
     trust: Reader<Option<PathBuf>, Result<Arc<ClientConfig>, TrustError>>,
 }
 
@@ -89,10 +93,10 @@ async fn steps(
     let url = session_url(&server.url, agent)?;
     let token = match &server.token {
         Token::Static(_) => server.token.read(),
-        Token::File(_) => {
-            let read = |token: Token| token.read();
-            let asked = server.token.clone();
-            dialler.tokens.ask("token", read, asked, limits).await?
+        Token::File(_) | Token::Jwt(_) => {
+            let show = |(token, agent, url): Asking| bearer(&token, &agent, &url);
+            let asked = (server.token.clone(), agent.clone(), url.clone());
+            dialler.tokens.ask("token", show, asked, limits).await?
         }
     };
     let request = request(&url, &token.map_err(DialError::Token)?)?;

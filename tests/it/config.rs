@@ -28,6 +28,11 @@ const REQUIRED: &[(&str, &str)] = &[
     ("AGENT_TOKEN", "t0"),
 ];
 
+/// The one that RFC 8410 prints.
+const ED25519_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                           MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                           -----END PRIVATE KEY-----\n";
+
 #[test]
 fn each_source_is_stronger_than_the_one_before() {
     let file = "[agent]\nid = 'from-file'\n[resources]\nmax_instances = 2";
@@ -99,18 +104,21 @@ fn every_key_can_be_set_by_the_environment() {
     let path = files.path().join("file");
     write(&path, "-----BEGIN CERTIFICATE-----\n".trim(), 0o600);
     write(&files.path().join("token"), "t1", 0o600);
+    let signing_key = files.path().join("key");
+    write(&signing_key, ED25519_KEY, 0o600);
     let before = format!("{:?}", load("", REQUIRED, &[]).unwrap());
     let all = keys(&config::schema(), "");
     assert!(all.len() > 25, "{all:?}");
     for (key, schema) in all {
         let value = match (&schema["format"], key.as_str()) {
+            (_, "server.jwt_key_file") => signing_key.display().to_string(),
             (_, "server.token_file") => files.path().join("token").display().to_string(),
             (Value::String(format), _) if format == "path" => path.display().to_string(),
             _ => another_value(&key, &schema),
         };
         let name = format!("RENTAL_AGENT__{}", key.replace('.', "__").to_uppercase());
         let mut env: BTreeMap<_, _> = REQUIRED.iter().copied().collect();
-        if key == "server.token_file" {
+        if ["server.token_file", "server.jwt_key_file"].contains(&key.as_str()) {
             env.remove("AGENT_TOKEN");
         }
         env.insert(&name, &value);
@@ -159,7 +167,7 @@ fn a_token_is_taken_as_it_is_written() {
 }
 
 #[test]
-fn a_stronger_source_replaces_token_by_token_file_and_the_other_way_round() {
+fn a_stronger_source_replaces_token_token_file_and_jwt_key_file_by_one_another() {
     let token = tempfile::NamedTempFile::new().unwrap();
     write(token.path(), "t", 0o600);
     let path = token.path().to_str().unwrap();
@@ -173,6 +181,25 @@ fn a_stronger_source_replaces_token_by_token_file_and_the_other_way_round() {
     )
     .unwrap();
     assert!(matches!(config.server.token, Token::File(_)));
+    let key = tempfile::NamedTempFile::new().unwrap();
+    write(key.path(), ED25519_KEY, 0o600);
+    let key = key.path().to_str().unwrap();
+    let config = load(&with_file, REQUIRED, &[("server.jwt_key_file", key)]).unwrap();
+    assert!(matches!(config.server.token, Token::Jwt(_)));
+    let with_key = format!("[server]\njwt_key_file = '{key}'");
+    let config = load(&with_key, REQUIRED, &[]).unwrap();
+    assert!(matches!(config.server.token, Token::Static(_)));
+    let all_but_one = [
+        &REQUIRED[..2],
+        &[("RENTAL_AGENT__SERVER__TOKEN_FILE", path)],
+    ]
+    .concat();
+    let key_too = [
+        &all_but_one[..],
+        &[("RENTAL_AGENT__SERVER__JWT_KEY_FILE", key)],
+    ]
+    .concat();
+    assert_eq!(faulty(load("", &key_too, &[])), ["server.token_file"]);
     // Within one source there is no telling which is meant.
     let both = [REQUIRED, &[("RENTAL_AGENT__SERVER__TOKEN_FILE", path)]].concat();
     assert_eq!(faulty(load("", &both, &[])), ["server.token"]);

@@ -13,6 +13,7 @@ mod closes;
 mod dials;
 mod flow;
 mod frames;
+mod jwt;
 mod limits;
 mod logs;
 mod rig;

@@ -81,7 +81,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tungstenite", &["session::*", "dev::*"]),
     ("tokio_tungstenite", &["session::*", "dev::*"]),
     ("axum", &["api::*", "dev::*"]),
-    ("jsonwebtoken", &["api::*", "dev::*"]),
+    ("jsonwebtoken", &["api::*", "dev::*", "session::bearer"]),
     ("config", &["config::*"]),
     // The adapters behind the two seams are chosen where the program is put together.
     (

@@ -69,7 +69,7 @@ fn is_right(name: &str, key_of: impl FnMut(&str) -> Option<String>) {
     assert_eq!(format!("{with_defaults:?}"), format!("{plain:?}"));
     let everything = load(&variants.everything).unwrap();
     assert_ne!(format!("{everything:?}"), format!("{plain:?}"));
-    let unseen = ["server.token", "resources.reserve"];
+    let unseen = ["server.token", "server.jwt_key_file", "resources.reserve"];
     let all = keys(&config::schema(), "");
     let missing = |key: &&String| !variants.shown.contains(*key) && !unseen.contains(&key.as_str());
     let missing: Vec<_> = all.keys().filter(missing).collect();

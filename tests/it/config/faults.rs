@@ -331,7 +331,7 @@ fn a_broken_file_is_told_by_line_and_hides_no_other_fault() {
 }
 
 #[test]
-fn files_that_cannot_be_read_or_that_everyone_can_are_refused() {
+fn f16_files_that_cannot_be_read_or_that_everyone_can_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
     let token_file = |mode: Option<u32>| {
@@ -350,6 +350,25 @@ fn files_that_cannot_be_read_or_that_everyone_can_are_refused() {
     }
     for mode in [Some(0o644), Some(0o604), Some(0o602), None] {
         assert_eq!(faulty(token_file(mode)), ["server.token_file"], "{mode:?}");
+    }
+    let key = |content: &str, mode: u32| {
+        write(&token, content, mode);
+        let path = token.to_str().unwrap();
+        load("", &REQUIRED[..2], &[("server.jwt_key_file", path)])
+    };
+    key(super::ED25519_KEY, 0o600).unwrap();
+    assert_eq!(
+        faulty(key(super::ED25519_KEY, 0o644)),
+        ["server.jwt_key_file"]
+    );
+    for content in [
+        "",
+        CANARY,
+        "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5LTdmM2E=\n-----END PRIVATE KEY-----",
+    ] {
+        let error = key(content, 0o600).unwrap_err();
+        assert_eq!(error.0[0].key, "server.jwt_key_file");
+        silent(&error, "a key that is none");
     }
     let config = directory.path().join("config.toml");
     let with_mode = |text: &str, mode: u32| {
