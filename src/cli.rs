@@ -37,7 +37,7 @@ Configuration, each stronger than the one before:
   .env                 in the working folder, when it is there: the variables below
   the environment      AGENT_ID, API_SERVER_URL, AGENT_TOKEN, AGENT_TOKEN_FILE, DOCKER_HOST, and
                        RENTAL_AGENT__SECTION__KEY for every key (lists and tables as JSON);
-                       an empty variable is an unset one
+                       an empty variable is an unset one; HTTPS_PROXY, HTTP_PROXY and NO_PROXY
   flags
   What is in force, and where it was read: `rental-agent config show`.
   All keys with their defaults: `rental-agent schema config`, docs/config.example.toml.

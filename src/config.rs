@@ -11,6 +11,7 @@ mod extract;
 mod fault;
 mod keys;
 mod load;
+mod proxy;
 mod raw;
 mod settings;
 mod show;
@@ -71,6 +72,21 @@ pub struct Server {
     pub token: Token,
     /// PEM; trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// What the dial goes through, as HTTPS_PROXY and NO_PROXY say for this URL.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy, asked to CONNECT.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Of the proxy.
+    pub host: url::Host,
+    /// Of the proxy.
+    pub port: u16,
+    /// The value of `Proxy-Authorization`.
+    pub authorization: Option<SecretString>,
+    /// The variable that named it.
+    pub variable: &'static str,
 }
 
 /// Where the bearer token comes from.

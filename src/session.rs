@@ -38,7 +38,7 @@ pub mod tap;
 mod tls;
 mod told;
 
-pub use connect::{DialError, Dialler, dial};
+pub use connect::{DialError, Dialler, ProxyError, dial};
 pub use limits::Limits;
 pub use report::LinkState;
 pub use tls::TrustError;

@@ -13,7 +13,7 @@ use super::{
     extract::extract,
     fault::{ConfigError, Faults, Source as Place},
     keys::{Keys, join},
-    raw,
+    proxy, raw,
     settings::{from_env, from_env_file, from_flags, typed},
     validate::validate,
 };
@@ -59,13 +59,14 @@ pub fn environment() -> BTreeMap<String, String> {
 
 /// Reads and checks the whole configuration, with every fault that it has.
 pub fn load(cli: &Overrides, env: BTreeMap<String, String>) -> Result<Config, ConfigError> {
-    let (_, config, faults) = read(cli, &env, Path::new(DEFAULT_FOLDER)).checked();
+    let (_, config, faults, _) = gather(cli, &env).checked();
     faults.or(config)
 }
 
 /// All sources merged, and what was found wrong on the way.
 pub(super) struct Gathered {
     pub(super) keys: Keys,
+    pub(super) proxies: proxy::Variables,
     /// `None` with a fault.
     pub(super) merged: Option<Merged>,
     pub(super) faults: Faults,
@@ -77,15 +78,15 @@ pub(super) fn gather(cli: &Overrides, env: &BTreeMap<String, String>) -> Gathere
 }
 
 impl Gathered {
-    /// What was merged, the configuration that it makes, and all faults.
-    pub(super) fn checked(self) -> (Option<Merged>, Option<Config>, Faults) {
+    /// What was merged, the configuration that it makes, all faults, and what names proxies.
+    pub(super) fn checked(self) -> (Option<Merged>, Option<Config>, Faults, proxy::Variables) {
         let mut faults = self.faults;
         let Some(merged) = self.merged else {
-            return (None, None, faults);
+            return (None, None, faults, self.proxies);
         };
         let raw = extract(merged.clone(), &self.keys, &mut faults);
-        let config = validate(raw, &mut faults);
-        (Some(merged), config, faults)
+        let config = validate(raw, &self.proxies, &mut faults);
+        (Some(merged), config, faults, self.proxies)
     }
 }
 
@@ -99,8 +100,9 @@ fn read(cli: &Overrides, env: &BTreeMap<String, String>, default_folder: &Path) 
     let mut layers = Vec::new();
     layers.extend(file.and_then(|path| read_file(&path, &keys, &mut faults)));
     let env_file = cli.env_file.as_deref();
-    if let Some(file) = env_file.and_then(|path| env_file::read(path, &mut faults)) {
-        let settings = from_env_file(&file);
+    let env_file = env_file.and_then(|path| env_file::read(path, &mut faults));
+    if let Some(file) = &env_file {
+        let settings = from_env_file(file);
         let secret = settings.iter().any(|setting| setting.is_secret(&keys));
         let name = file.path.display().to_string();
         check_mode(&file.path, &name, "the working folder", secret, &mut faults);
@@ -120,6 +122,7 @@ fn read(cli: &Overrides, env: &BTreeMap<String, String>, default_folder: &Path) 
         faults.hidden("configuration", "cannot be merged", "report this as a bug");
     }
     Gathered {
+        proxies: proxy::Variables::of(env, env_file.as_ref()),
         keys,
         merged,
         faults,
@@ -296,7 +299,7 @@ mod tests {
                 file: file.cloned(),
                 ..Overrides::default()
             };
-            let (_, config, faults) = read(&overrides, &env.clone().into(), folder).checked();
+            let (_, config, faults, _) = read(&overrides, &env.clone().into(), folder).checked();
             faults.or(config).map(|config| config.agent.id)
         };
         let ConfigError(faults) = id(None).unwrap_err();

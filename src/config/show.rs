@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
+    Proxy,
     extract::to_json,
     fault::{Fault, Faults, Source},
     keys::{Key, Keys, Kind},
     load::{Overrides, gather},
+    proxy::Variables,
 };
 
 /// Stands for a value that nobody may see.
@@ -46,7 +48,7 @@ pub struct Entry {
 pub fn show(cli: &Overrides, env: &BTreeMap<String, String>) -> Shown {
     let gathered = gather(cli, env);
     let keys = Keys::of(&super::schema());
-    let (merged, config, faults) = gathered.checked();
+    let (merged, config, faults, proxies) = gathered.checked();
     let root = merged.unwrap_or_else(|| Merged::new(None, ValueKind::Nil));
     let mut values = Vec::new();
     for (name, key) in keys.iter() {
@@ -61,12 +63,31 @@ pub fn show(cli: &Overrides, env: &BTreeMap<String, String>) -> Shown {
             | Kind::Number => values.push(entry(name, key, at(&root, name), &faults)),
         }
     }
+    let proxy = config
+        .as_ref()
+        .and_then(|config| config.server.proxy.as_ref());
+    values.extend(proxy.and_then(|proxy| in_force(proxy, &proxies)));
     let list = faults.or(config).err().map(|error| error.0);
     Shown {
         ok: list.is_none(),
         values,
         faults: list.unwrap_or_default(),
     }
+}
+
+/// The proxy is no key; it is shown by its variable, and without its credentials.
+fn in_force(proxy: &Proxy, proxies: &Variables) -> Option<Entry> {
+    let (source, origin) = proxies.place(proxy.variable)?;
+    let credentials = match proxy.authorization {
+        Some(_) => format!("{REDACTED}@"),
+        None => String::new(),
+    };
+    Some(Entry {
+        key: proxy.variable.to_owned(),
+        value: format!("http://{credentials}{}:{}", proxy.host, proxy.port).into(),
+        source,
+        origin: Some(origin.to_owned()),
+    })
 }
 
 /// What is set at a dotted name.

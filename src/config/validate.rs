@@ -13,9 +13,12 @@ use url::Host;
 use super::{
     Agent, Config, Docker, Gpu, HostOptions, Log, Policy, ResourceLimits,
     fault::Faults,
+    proxy::Variables,
     raw::{self, Raw},
 };
 use crate::protocol::text::printable;
+
+pub(in crate::config) use server::is_loopback;
 
 /// The names that setrlimit knows, as the engine spells them.
 const ULIMITS: &[&str] = &[
@@ -42,9 +45,9 @@ const DRIVER_CAPABILITIES: &[&str] = &[
 ];
 
 /// Checks what was read. `None` only with a fault.
-pub(super) fn validate(raw: Raw, faults: &mut Faults) -> Option<Config> {
+pub(super) fn validate(raw: Raw, variables: &Variables, faults: &mut Faults) -> Option<Config> {
     let agent = agent(raw.agent, faults);
-    let server = server::check(raw.server, faults);
+    let server = server::check(raw.server, variables, faults);
     let docker = docker(raw.docker, faults);
     let network = network::check(raw.network, faults);
     let resources = resources(raw.resources, faults);

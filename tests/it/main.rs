@@ -16,6 +16,8 @@
 
 #[path = "../support/hostile.rs"]
 mod hostile;
+#[path = "../support/http_proxy.rs"]
+mod http_proxy;
 #[path = "../support/peer.rs"]
 mod peer;
 #[allow(

@@ -16,5 +16,6 @@ mod frames;
 mod jwt;
 mod limits;
 mod logs;
+mod proxies;
 mod rig;
 mod tls;

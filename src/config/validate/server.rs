@@ -9,11 +9,15 @@ use secrecy::SecretString;
 use url::{Host, Url};
 
 use super::{
-    super::{KeyFile, Server, Token, TokenError, fault::Faults, load::mode_of_file, raw},
+    super::{KeyFile, Server, Token, TokenError, fault::Faults, load::mode_of_file, proxy, raw},
     absolute,
 };
 
-pub(super) fn check(raw: raw::Server, faults: &mut Faults) -> Option<Server> {
+pub(super) fn check(
+    raw: raw::Server,
+    variables: &proxy::Variables,
+    faults: &mut Faults,
+) -> Option<Server> {
     let url = match raw.url {
         Some(text) => server_url(&text, raw.allow_plaintext, faults),
         None => {
@@ -27,7 +31,11 @@ pub(super) fn check(raw: raw::Server, faults: &mut Faults) -> Option<Server> {
     if let Some(path) = &raw.ca_file {
         ca_file(path, faults);
     }
+    let proxy = url
+        .as_ref()
+        .and_then(|url| proxy::choose(url, variables, faults));
     Some(Server {
+        proxy,
         url: url?,
         token: token?,
         ca_file: raw.ca_file,
@@ -75,7 +83,7 @@ fn server_url(text: &str, allow_plaintext: bool, faults: &mut Faults) -> Option<
     Some(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(in crate::config) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');

@@ -327,3 +327,77 @@ fn show_hides_secrets_also_of_what_cannot_be_used() {
     assert_eq!(entry(&shown, "policy.sudo").value, false);
     assert!(shown.faults.iter().any(|fault| fault.key == "policy.sudo"));
 }
+
+/// What the dial goes through, with these variables.
+fn proxy(url: &str, env: &[(&'static str, &str)], env_file: &str) -> Option<String> {
+    let mut places = Places::new("c.toml", "").env_file(env_file);
+    places.env[1].1 = url.to_owned();
+    places
+        .env
+        .extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    let proxy = places.load().unwrap().server.proxy?;
+    let authorized = proxy.authorization.is_some();
+    Some(format!(
+        "{} {}:{} {authorized}",
+        proxy.variable, proxy.host, proxy.port
+    ))
+}
+
+#[test]
+fn the_proxy_is_that_of_the_urls_scheme_in_either_case_of_the_name() {
+    const WSS: &str = "wss://s.example.com";
+    let all = [
+        ("HTTPS_PROXY", "http://a:1"),
+        ("https_proxy", "http://b:2"),
+        ("HTTP_PROXY", "http://c:3"),
+    ];
+    let is = |url: &str, env: &[(&'static str, &str)], expected: &str| {
+        assert_eq!(proxy(url, env, "").as_deref(), Some(expected), "{env:?}");
+    };
+    is(WSS, &all, "HTTPS_PROXY a:1 false");
+    is(WSS, &all[1..], "https_proxy b:2 false");
+    is(WSS, &[("HTTPS_PROXY", ""), all[1]], "https_proxy b:2 false");
+    is(WSS, &[("HTTPS_PROXY", "u:p@a")], "HTTPS_PROXY a:80 true");
+    assert_eq!(proxy(WSS, &all[2..], ""), None);
+    assert_eq!(proxy("https://127.0.0.1", &all, ""), None);
+    assert_eq!(proxy("wss://[::1]:7070", &all, ""), None);
+    assert_eq!(
+        proxy(WSS, &[all[0], ("NO_PROXY", "x,example.com")], ""),
+        None
+    );
+    assert_eq!(proxy(WSS, &[all[0], ("no_proxy", "*")], ""), None);
+    // The environment is stronger than .env, whatever the case of the name.
+    let line = "HTTPS_PROXY=http://f:6\n";
+    assert_eq!(proxy(WSS, &[], line).unwrap(), "HTTPS_PROXY f:6 false");
+    assert_eq!(
+        proxy(WSS, &all[1..2], line).unwrap(),
+        "https_proxy b:2 false"
+    );
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_a_fault_without_its_credentials() {
+    for value in [
+        format!("https://u:{CANARY}@p:1"),
+        format!("socks5://u:{CANARY}@p:1"),
+        format!("http://u:{CANARY}@p:99999"),
+        format!("http://u:{CANARY}@p/path"),
+        format!("u {CANARY}"),
+    ] {
+        let mut places = Places::new("c.toml", "");
+        places.env.push(("https_proxy", value.clone()));
+        let error = places.load().unwrap_err();
+        assert_eq!(error.0[0].key, "https_proxy", "{value}");
+        assert!(!format!("{error} {error:?}").contains(CANARY), "{error}");
+        // One that is not used may be as it likes.
+        places.env.push(("no_proxy", "example.com".into()));
+        places.load().unwrap();
+    }
+    let mut places = Places::new("c.toml", "");
+    places
+        .env
+        .push(("HTTPS_PROXY", format!("http://u:{CANARY}@p:1")));
+    let shown = places.show();
+    assert_eq!(entry(&shown, "HTTPS_PROXY").value, "http://[redacted]@p:1");
+    assert!(!format!("{:?}", places.load().unwrap()).contains(CANARY));
+}

@@ -148,6 +148,7 @@ pub fn server(peer: &Peer) -> Server {
         url: peer.url("ws", ""),
         token: Token::Static(TOKEN.into()),
         ca_file: None,
+        proxy: None,
     }
 }
 

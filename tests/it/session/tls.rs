@@ -15,9 +15,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::rig::{Rig, identity, quick, server};
 use crate::peer::{Connection, Peer, soon, welcome};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(super) fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
@@ -26,14 +26,14 @@ fn authority() -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn file(pem: &str) -> NamedTempFile {
+pub(super) fn file(pem: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(pem.as_bytes()).unwrap();
     file
 }
 
 /// A server's side of TLS, with a certificate for `names` that `change` has changed.
-fn acceptor(
+pub(super) fn acceptor(
     authority: &Authority,
     names: &[&str],
     change: impl FnOnce(&mut CertificateParams),
