@@ -76,7 +76,7 @@ pub enum Command {
     /// Print the JSON Schemas of the protocol and of the configuration.
     Schema(schema::SchemaArgs),
     /// Try it: a reference server with an agent joined to it, and commands to give to it.
-    Dev(dev::DevArgs),
+    Dev(Box<dev::DevArgs>),
 }
 
 /// What every command takes. A flag is stronger than the environment and the file.

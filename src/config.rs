@@ -157,7 +157,13 @@ pub struct Policy {
     pub sudo: bool,
     /// OCI runtime of all rentals.
     pub runtime: Option<String>,
+    /// Set: only commands that this key has signed are taken.
+    pub command_key: Option<CommandKey>,
 }
+
+/// The public half of an Ed25519 key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandKey(pub [u8; 32]);
 
 /// GPUs.
 #[derive(Debug, Clone)]

@@ -18,6 +18,6 @@ fn main() -> ExitCode {
         Command::Config(args) => cli::config::run(&args, &overrides, &env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
         Command::Schema(args) => cli::schema::run(&args),
-        Command::Dev(args) => cli::dev::run(args, &overrides, env),
+        Command::Dev(args) => cli::dev::run(*args, &overrides, env),
     }
 }

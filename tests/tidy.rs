@@ -179,6 +179,11 @@ mod planted {
                 "use tungstenite::Message;",
             ),
             ("src/api/routes.rs", "src/agent.rs", "use axum::Router;"),
+            (
+                "src/session/authority.rs",
+                "src/protocol/signed.rs",
+                "use aws_lc_rs::signature::ED25519;",
+            ),
             ("src/api.rs", "src/session.rs", "use jsonwebtoken::decode;"),
             (
                 "src/session/bearer.rs",

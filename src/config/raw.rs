@@ -224,6 +224,12 @@ pub(super) struct Policy {
     /// The engine's OCI runtime for all rentals. Unset: its default.
     #[schemars(example = &"runsc")]
     pub(super) runtime: Option<String>,
+    /// Take only commands that are signed with the key of command_public_key_file, for this agent and
+    /// with an end of their validity. All others are refused, whoever sends them.
+    pub(super) require_signed_commands: bool,
+    /// The public key (Ed25519, PEM), absolute; not writable by other users. Read at the start.
+    #[schemars(example = &"/etc/rental-agent/commands.pub", extend("format" = "path"))]
+    pub(super) command_public_key_file: Option<PathBuf>,
 }
 
 /// GPUs.

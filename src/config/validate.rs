@@ -1,6 +1,7 @@
 //! From [`Raw`] to [`Config`]: what a schema cannot say. Each section is checked whole, whatever is
 //! wrong with the others.
 
+mod command_key;
 mod network;
 mod server;
 
@@ -206,7 +207,9 @@ fn policy(raw: raw::Policy, faults: &mut Faults) -> Option<Policy> {
         let remedy = "write the name of a runtime as `docker info` lists it";
         faults.shown("policy.runtime", runtime, "is no name of a runtime", remedy);
     }
+    let command_key = command_key::check(&raw, faults);
     Some(Policy {
+        command_key,
         allowed_registries: raw.allowed_registries,
         sudo: raw.sudo,
         runtime: raw.runtime,

@@ -33,6 +33,11 @@ const ED25519_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
                            MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
                            -----END PRIVATE KEY-----\n";
 
+/// Its public half.
+const ED25519_PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+                                  MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+                                  -----END PUBLIC KEY-----\n";
+
 #[test]
 fn each_source_is_stronger_than_the_one_before() {
     let file = "[agent]\nid = 'from-file'\n[resources]\nmax_instances = 2";
@@ -106,11 +111,15 @@ fn every_key_can_be_set_by_the_environment() {
     write(&files.path().join("token"), "t1", 0o600);
     let signing_key = files.path().join("key");
     write(&signing_key, ED25519_KEY, 0o600);
+    let public_key = files.path().join("public");
+    write(&public_key, ED25519_PUBLIC_KEY, 0o600);
+    let public_key = public_key.display().to_string();
     let before = format!("{:?}", load("", REQUIRED, &[]).unwrap());
     let all = keys(&config::schema(), "");
     assert!(all.len() > 25, "{all:?}");
     for (key, schema) in all {
         let value = match (&schema["format"], key.as_str()) {
+            (_, "policy.command_public_key_file") => public_key.clone(),
             (_, "server.jwt_key_file") => signing_key.display().to_string(),
             (_, "server.token_file") => files.path().join("token").display().to_string(),
             (Value::String(format), _) if format == "path" => path.display().to_string(),
@@ -122,6 +131,13 @@ fn every_key_can_be_set_by_the_environment() {
             env.remove("AGENT_TOKEN");
         }
         env.insert(&name, &value);
+        // A key is checked, and in force only when it is required.
+        if key.starts_with("policy.command") {
+            env.insert("RENTAL_AGENT__POLICY__REQUIRE_SIGNED_COMMANDS", "true");
+        }
+        if key == "policy.require_signed_commands" {
+            env.insert("RENTAL_AGENT__POLICY__COMMAND_PUBLIC_KEY_FILE", &public_key);
+        }
         let env: Vec<_> = env.into_iter().collect();
         let config = load("", &env, &[]).unwrap_or_else(|e| panic!("{name}={value}: {e}"));
         // The value of a token is not in the debug output, and allowing plain text leaves no trace.

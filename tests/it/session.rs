@@ -18,4 +18,5 @@ mod limits;
 mod logs;
 mod proxies;
 mod rig;
+mod signed;
 mod tls;

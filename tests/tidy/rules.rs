@@ -82,6 +82,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["session::*", "dev::*"]),
     ("axum", &["api::*", "dev::*"]),
     ("jsonwebtoken", &["api::*", "dev::*", "session::bearer"]),
+    ("aws_lc_rs", &["session::authority", "dev::*"]),
     ("config", &["config::*"]),
     // The adapters behind the two seams are chosen where the program is put together.
     (

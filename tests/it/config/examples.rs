@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use rental_agent::config::{self, Config, ConfigError, Overrides};
 use serde_json::json;
 
-use super::{keys, load_file, write};
+use super::{ED25519_PUBLIC_KEY, keys, load_file, write};
 
 /// The text of an example, with files in place of those that it names.
 fn example(name: &str, folder: &Path) -> String {
@@ -17,8 +17,11 @@ fn example(name: &str, folder: &Path) -> String {
     let (token, ca) = (folder.join("token"), folder.join("ca.pem"));
     write(&token, "t", 0o600);
     write(&ca, "-----BEGIN CERTIFICATE-----", 0o644);
+    let key = folder.join("commands.pub");
+    write(&key, ED25519_PUBLIC_KEY, 0o644);
     text.replace("/etc/rental-agent/token", token.to_str().unwrap())
         .replace("/etc/rental-agent/ca.pem", ca.to_str().unwrap())
+        .replace("/etc/rental-agent/commands.pub", key.to_str().unwrap())
 }
 
 /// The lines that are commented out put in force: all of them, and those that show a default.

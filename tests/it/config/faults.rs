@@ -123,6 +123,11 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     ("policy.runtime", &["a b", "/bin/runc"]),
     (
+        "policy.command_public_key_file",
+        &["commands.pub", "/nonexistent", "/proc/version"],
+    ),
+    ("policy.require_signed_commands", &["yes"]),
+    (
         "gpu.driver_capabilities",
         &["compute,", "everything", "compute utility"],
     ),
@@ -148,6 +153,25 @@ fn values_that_make_no_sense_are_refused() {
             assert_eq!(found.len(), 1, "{name}={value}: {found:?}");
         }
     }
+}
+
+#[test]
+fn signed_commands_need_a_key_that_nobody_else_can_change() {
+    let required = ("RENTAL_AGENT__POLICY__REQUIRE_SIGNED_COMMANDS", "true");
+    let key = "policy.command_public_key_file";
+    assert_eq!(faulty(with(&[required])), [key]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let named = ("RENTAL_AGENT__POLICY__COMMAND_PUBLIC_KEY_FILE", path);
+    write(file.path(), super::ED25519_PUBLIC_KEY, 0o644);
+    let in_force = |env: &[(&str, &str)]| with(env).unwrap().policy.command_key.is_some();
+    assert!(in_force(&[required, named]));
+    assert!(!in_force(&[named]));
+    write(file.path(), super::ED25519_PUBLIC_KEY, 0o646);
+    assert_eq!(faulty(with(&[required, named])), [key]);
+    // The private half is not the public one.
+    write(file.path(), super::ED25519_KEY, 0o600);
+    assert_eq!(faulty(with(&[required, named])), [key]);
 }
 
 #[test]
