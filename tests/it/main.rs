@@ -14,6 +14,10 @@
     reason = "a panic here is a failed test"
 )]
 
+#[path = "../support/bad_frames.rs"]
+mod bad_frames;
+#[path = "../support/decoder.rs"]
+mod decoder;
 #[path = "../support/hostile.rs"]
 mod hostile;
 #[path = "../support/http_proxy.rs"]

@@ -9,6 +9,7 @@
     reason = "a test that gets something else fails; a test binary exports nothing"
 )]
 
+mod bad_frames;
 mod closes;
 mod dials;
 mod flow;
