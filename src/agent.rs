@@ -58,7 +58,10 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     };
     let from_server = inputs.from_server.clone();
     let limits = Limits::default();
-    let session = Session::new(config.server.clone(), identity, from_server, feeds, limits);
+    let mut session = Session::new(config.server.clone(), identity, from_server, feeds, limits);
+    if let Some(key) = config.policy.command_key.clone() {
+        session = session.obeying(key);
+    }
 
     let shutdown = Shutdown::default();
     let api = Api::new(

@@ -2,6 +2,7 @@
 //! ends in an exit code. Only here may the program print.
 
 pub mod check;
+pub mod config;
 pub mod control;
 pub mod dev;
 pub mod logging;
@@ -32,11 +33,14 @@ Examples:
 
 Configuration, each stronger than the one before:
   defaults
-  the file             --config, else /etc/rental-agent/config.toml when it is there
+  the file             --config (YAML by its ending, else TOML); without it config.toml or
+                       config.yaml in /etc/rental-agent when one is there
+  .env                 in the working folder, when it is there: the variables below
   the environment      AGENT_ID, API_SERVER_URL, AGENT_TOKEN, AGENT_TOKEN_FILE, DOCKER_HOST, and
                        RENTAL_AGENT__SECTION__KEY for every key (lists and tables as JSON);
-                       an empty variable is an unset one
+                       an empty variable is an unset one; HTTPS_PROXY, HTTP_PROXY and NO_PROXY
   flags
+  What is in force, and where it was read: `rental-agent config show`.
   All keys with their defaults: `rental-agent schema config`, docs/config.example.toml.
 
 Exit codes:
@@ -76,17 +80,20 @@ pub enum Command {
     Drain(control::Common),
     /// Take deploys again.
     Resume(control::Common),
+    /// Show what the configuration is.
+    Config(config::ConfigArgs),
     /// Print the JSON Schemas of the protocol and of the configuration.
     Schema(schema::SchemaArgs),
     /// Try it: a reference server with an agent joined to it, and commands to give to it.
-    Dev(dev::DevArgs),
+    Dev(Box<dev::DevArgs>),
 }
 
 /// What every command takes. A flag is stronger than the environment and the file.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct Options {
-    /// Read this file (TOML) instead of /etc/rental-agent/config.toml.
+    /// Read this file (TOML; YAML when it ends in .yaml or .yml) instead of the one in
+    /// /etc/rental-agent.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set any key, like resources.max_instances=8; lists and tables as JSON; not for secrets.
@@ -195,6 +202,7 @@ impl Options {
         });
         Overrides {
             file: self.config,
+            env_file: Some(std::path::absolute(".env").unwrap_or_else(|_| ".env".into())),
             settings: set.chain(named).collect(),
         }
     }

@@ -2,16 +2,19 @@
 //! all faults reported at once. Nothing else in the program reads the environment.
 //!
 //! ```text
-//! file, environment, flags --settings, load--> merged --extract--> Raw --validate--> Config
+//! file, .env, environment, flags --settings, load--> merged --extract--> Raw --validate--> Config
 //!                                                 \_________ faults, all of them ________/
 //! ```
 
+mod env_file;
 mod extract;
 mod fault;
 mod keys;
 mod load;
+mod proxy;
 mod raw;
 mod settings;
+mod show;
 mod token;
 mod validate;
 
@@ -21,9 +24,10 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use self::{
-    fault::{ConfigError, Fault},
+    fault::{ConfigError, Fault, Source},
     load::{Flag, Overrides, environment, load},
     raw::schema,
+    show::{Entry, Shown, show},
     token::TokenError,
 };
 use crate::{ids::AgentId, protocol::record::PortRange};
@@ -72,6 +76,21 @@ pub struct Server {
     pub token: Token,
     /// PEM; trusted beside the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// What the dial goes through, as HTTPS_PROXY and NO_PROXY say for this URL.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy, asked to CONNECT.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Of the proxy.
+    pub host: url::Host,
+    /// Of the proxy.
+    pub port: u16,
+    /// The value of `Proxy-Authorization`.
+    pub authorization: Option<SecretString>,
+    /// The variable that named it.
+    pub variable: &'static str,
 }
 
 /// Where the bearer token comes from.
@@ -81,7 +100,14 @@ pub enum Token {
     Static(SecretString),
     /// Read at each dial, so that it can be rotated.
     File(PathBuf),
+    /// Made at each dial, and signed with this key.
+    Jwt(KeyFile),
 }
+
+/// Where the agent's own private key is: Ed25519 as PKCS#8 in PEM. Read at each dial, so that it can
+/// be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFile(pub PathBuf);
 
 /// The container engine.
 #[derive(Debug, Clone)]
@@ -135,7 +161,13 @@ pub struct Policy {
     pub sudo: bool,
     /// OCI runtime of all rentals.
     pub runtime: Option<String>,
+    /// Set: only commands that this key has signed are taken.
+    pub command_key: Option<CommandKey>,
 }
+
+/// The public half of an Ed25519 key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandKey(pub [u8; 32]);
 
 /// GPUs.
 #[derive(Debug, Clone)]

@@ -22,8 +22,10 @@ pub mod operator;
 mod records;
 pub mod server;
 mod shared;
+mod signer;
 pub mod state;
 
 pub use handle::{CommandTicket, LoggedFrame, ServerHandle, WaitError};
 pub use server::{Options, Server};
+pub use signer::Signer;
 pub use state::{AgentView, InstanceView, Refused, SessionNo};

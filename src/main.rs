@@ -15,12 +15,13 @@ fn main() -> ExitCode {
     let env = config::environment();
     match command.unwrap_or(Command::Run) {
         Command::Run => cli::run::run(&overrides, env),
+        Command::Config(args) => cli::config::run(&args, &overrides, &env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
         Command::Ps(args) => cli::control::run(&Question::Ps(args), &overrides, env),
         Command::Terminate(args) => cli::control::run(&Question::Terminate(args), &overrides, env),
         Command::Drain(args) => cli::control::run(&Question::Drain(args), &overrides, env),
         Command::Resume(args) => cli::control::run(&Question::Resume(args), &overrides, env),
         Command::Schema(args) => cli::schema::run(&args),
-        Command::Dev(args) => cli::dev::run(args, &overrides, env),
+        Command::Dev(args) => cli::dev::run(*args, &overrides, env),
     }
 }

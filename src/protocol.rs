@@ -5,6 +5,7 @@ pub mod command;
 pub mod error;
 pub mod message;
 pub mod record;
+pub mod signed;
 pub mod spec;
 pub mod text;
 

@@ -22,7 +22,9 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, PollSender};
 
+mod authority;
 pub mod backoff;
+mod bearer;
 pub mod connect;
 mod end;
 mod frames;
@@ -37,17 +39,18 @@ pub mod tap;
 mod tls;
 mod told;
 
-pub use connect::{DialError, Dialler, dial};
+pub use connect::{DialError, Dialler, ProxyError, dial};
 pub use limits::Limits;
 pub use report::LinkState;
 pub use tls::TrustError;
 
 use crate::{
-    config::Server,
+    config::{CommandKey, Server},
     driver::{FromServer, Identity, SessionNo},
     instance::publish::Snapshot,
     protocol::message::{HealthReport, Metrics},
 };
+use authority::Authority;
 use backoff::{Backoff, Cause};
 use end::End;
 use pump::{Outcome, Pump, Surroundings};
@@ -89,12 +92,21 @@ impl Session {
             around: Surroundings {
                 reporter: Reporter::new(limits.log_interval),
                 inputs: PollSender::new(inputs),
+                authority: Authority::Server,
                 limits,
                 identity,
                 feeds,
             },
             last: SessionNo(0),
         }
+    }
+
+    /// Will take no command but those that this key has signed.
+    #[must_use]
+    pub fn obeying(mut self, key: CommandKey) -> Self {
+        let agent = self.around.identity.agent_id.clone();
+        self.around.authority = Authority::Key(key, agent);
+        self
     }
 
     /// How the link is, from now on.

@@ -11,7 +11,9 @@ use std::{
     collections::BTreeMap,
     io::{self, Write},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -21,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{EXIT_CONFIG, complain, logging, print, run};
 use crate::{
     config::{self, ConfigError, Log, Overrides},
-    dev::{Options, Server},
+    dev::{Options, Server, Signer},
     ids::AgentId,
     protocol::text::chain,
 };
@@ -54,6 +56,10 @@ struct ServeArgs {
     /// Start the server alone, for an agent that is started by hand.
     #[arg(long)]
     no_agent: bool,
+    /// Sign all commands with this key (Ed25519, PKCS#8 in PEM), as agents with
+    /// policy.require_signed_commands want it.
+    #[arg(long, value_name = "FILE")]
+    sign_with: Option<PathBuf>,
     /// Start the agent as a process of its own, and again whenever it dies. Its configuration comes
     /// from the environment and the file, not from flags given here.
     #[arg(long, conflicts_with = "no_agent")]
@@ -187,6 +193,10 @@ where
     let mut options = Options::new(agent_id);
     options.listen = args.listen;
     options.frames_kept = 0; // Only tests read them.
+    if let Some(path) = &args.sign_with {
+        let signer = Signer::read(path).with_context(|| path.display().to_string())?;
+        options.signer = Some(Arc::new(signer));
+    }
     let server = Server::bind(options)
         .await
         .with_context(|| format!("listening on {}", args.listen))?;

@@ -67,7 +67,7 @@ fn members(
     members
 }
 
-fn to_json(kind: ValueKind) -> Value {
+pub(super) fn to_json(kind: ValueKind) -> Value {
     match kind {
         ValueKind::Nil => Value::Null,
         ValueKind::Boolean(flag) => flag.into(),

@@ -37,6 +37,34 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What kind of place a value was read from, weaker first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Nobody has set it.
+    Default,
+    /// The configuration file.
+    File,
+    /// `.env` in the working folder.
+    EnvFile,
+    /// The environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::EnvFile => ".env",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        })
+    }
+}
+
 /// A configuration that cannot be used: all that is wrong with it, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(pub Vec<Fault>);
@@ -62,6 +90,8 @@ pub(super) struct Faults {
     list: Vec<Fault>,
     /// Where each key that is set was read.
     pub(super) origins: BTreeMap<String, String>,
+    /// What kind of place each of them is, by its words.
+    pub(super) sources: BTreeMap<String, Source>,
     /// A whole source could not be read: what seems to be missing may be in there.
     pub(super) incomplete: bool,
 }
@@ -121,6 +151,11 @@ impl Faults {
             reason,
             remedy,
         });
+    }
+
+    /// What has been found so far.
+    pub(super) fn list(&self) -> &[Fault] {
+        &self.list
     }
 
     /// `value`, or every fault there is. `None` without a fault cannot be; it is refused all the same.

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// The prefix of the variables that set keys.
 const ENV_PREFIX: &str = "RENTAL_AGENT__";
 
+/// Groups of keys of which only one may be set.
+const ONE_OF: &[&[&str]] = &[&["server.token", "server.token_file", "server.jwt_key_file"]];
+
 /// Below this likeness (1 is equal) a name is not offered in place of another.
 const NEAR: f64 = 0.6;
 
@@ -35,6 +38,8 @@ pub(super) struct Key {
     pub(super) kind: Kind,
     /// Its value is never shown.
     pub(super) secret: bool,
+    /// What it is when nobody has set it; null: nothing.
+    pub(super) default: Value,
     minimum: Option<f64>,
     maximum: Option<f64>,
 }
@@ -59,6 +64,7 @@ impl Key {
         Self {
             kind,
             secret: schema["writeOnly"] == true,
+            default: schema["default"].clone(),
             minimum: schema["minimum"].as_f64(),
             maximum: schema["maximum"].as_f64(),
         }
@@ -119,6 +125,11 @@ impl Keys {
         self.0.get(name)
     }
 
+    /// All of them, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.0.iter().map(|(name, key)| (name.as_str(), key))
+    }
+
     /// The key of this name, unless it is a section, which cannot be set as a whole.
     pub(super) fn settable(&self, name: &str) -> Option<&Key> {
         self.get(name).filter(|key| key.kind != Kind::Section)
@@ -134,8 +145,17 @@ impl Keys {
         }
     }
 
-    /// The other half of a pair of which only one may be set: a secret and the file that holds it.
-    pub(super) fn rival(&self, name: &str) -> Option<String> {
+    /// The others of a group of which only one may be set: a secret and the file that holds it, and
+    /// what stands for the two.
+    pub(super) fn rivals(&self, name: &str) -> Vec<String> {
+        let Some(group) = ONE_OF.iter().find(|group| group.contains(&name)) else {
+            return self.other_half(name).into_iter().collect();
+        };
+        let others = group.iter().filter(|other| **other != name);
+        others.map(|other| (*other).to_owned()).collect()
+    }
+
+    fn other_half(&self, name: &str) -> Option<String> {
         let is_pair = |plain: &str, file: &str| {
             self.get(plain).is_some_and(|key| key.secret) && self.get(file).is_some()
         };
@@ -254,10 +274,13 @@ mod tests {
         let secrets: Vec<_> = keys.0.iter().filter(|(_, key)| key.secret).collect();
         assert!(!secrets.is_empty());
         for (name, _) in secrets {
-            assert_eq!(keys.rival(name), Some(format!("{name}_file")));
-            assert_eq!(keys.rival(&format!("{name}_file")), Some(name.clone()));
+            assert!(keys.rivals(name).contains(&format!("{name}_file")));
+            assert!(keys.rivals(&format!("{name}_file")).contains(name));
         }
-        assert_eq!(keys.rival("server.ca_file"), None);
+        assert_eq!(keys.rivals("server.ca_file"), Vec::<String>::new());
+        for name in ONE_OF.iter().flat_map(|group| group.iter()) {
+            assert!(keys.get(name).is_some(), "{name}");
+        }
     }
 
     #[test]

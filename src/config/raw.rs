@@ -63,9 +63,14 @@ pub(super) struct Server {
     #[schemars(with = "Option<String>", example = &"s3cret", extend("writeOnly" = true))]
     pub(super) token: Option<SecretString>,
     /// A file that holds the bearer token, absolute; read at each dial, so that the token can be
-    /// rotated; not readable by other users. Either this or token. Also AGENT_TOKEN_FILE.
+    /// rotated; not readable by other users. Either this, token or jwt_key_file. Also
+    /// AGENT_TOKEN_FILE.
     #[schemars(example = &"/etc/rental-agent/token", extend("format" = "path"))]
     pub(super) token_file: Option<PathBuf>,
+    /// The agent's own private key (Ed25519, PKCS#8 in PEM), absolute; not readable by other users.
+    /// At each dial a JWT that is valid for a minute is signed with it and sent as the token.
+    #[schemars(example = &"/etc/rental-agent/agent.key", extend("format" = "path"))]
+    pub(super) jwt_key_file: Option<PathBuf>,
     /// Certificates (PEM) to trust beside the system's, absolute.
     #[schemars(example = &"/etc/rental-agent/ca.pem", extend("format" = "path"))]
     pub(super) ca_file: Option<PathBuf>,
@@ -225,6 +230,12 @@ pub(super) struct Policy {
     /// The engine's OCI runtime for all rentals. Unset: its default.
     #[schemars(example = &"runsc")]
     pub(super) runtime: Option<String>,
+    /// Take only commands that are signed with the key of command_public_key_file, for this agent and
+    /// with an end of their validity. All others are refused, whoever sends them.
+    pub(super) require_signed_commands: bool,
+    /// The public key (Ed25519, PEM), absolute; not writable by other users. Read at the start.
+    #[schemars(example = &"/etc/rental-agent/commands.pub", extend("format" = "path"))]
+    pub(super) command_public_key_file: Option<PathBuf>,
 }
 
 /// GPUs.

@@ -7,7 +7,8 @@ use config::{Map, Value as Merged, ValueKind};
 use serde_json::Value;
 
 use super::{
-    fault::Faults,
+    env_file::EnvFile,
+    fault::{Faults, Source},
     keys::{self, Key, Keys, Kind},
     load::{Layer, Overrides},
 };
@@ -27,32 +28,60 @@ pub(super) struct Setting {
     /// The key as this source writes it.
     written: String,
     /// What kind of source it is.
-    origin: &'static str,
-    /// The name of the variable or flag.
+    kind: Source,
+    /// The name of the variable or flag; of a line in a file, which.
     source: String,
     text: String,
     /// How this source spells a key.
     spelling: fn(&str) -> String,
 }
 
-/// What the environment sets, weaker first. An empty variable is an unset one: compose files and
-/// unit files pass variables on that way.
-pub(super) fn from_env(env: BTreeMap<String, String>) -> Vec<Setting> {
-    let setting = |key: String, (source, text): (String, String)| Setting {
-        key,
-        written: source.clone(),
-        origin: "the environment",
-        source,
-        text,
+impl Setting {
+    /// Whether it sets what nobody may see.
+    pub(super) fn is_secret(&self, keys: &Keys) -> bool {
+        keys.get(&self.key).is_some_and(|key| key.secret)
+    }
+}
+
+/// What the environment sets, weaker first.
+pub(super) fn from_env(env: &BTreeMap<String, String>) -> Vec<Setting> {
+    let variables = env.iter().map(|(name, text)| Setting {
+        key: String::new(),
+        written: name.clone(),
+        kind: Source::Environment,
+        source: name.clone(),
+        text: text.clone(),
         spelling: keys::env_name,
-    };
+    });
+    of_keys(variables)
+}
+
+/// What `.env` sets, weaker first.
+pub(super) fn from_env_file(file: &EnvFile) -> Vec<Setting> {
+    let path = file.path.display();
+    let variables = file.variables.iter().map(|variable| Setting {
+        key: String::new(),
+        written: variable.name.clone(),
+        kind: Source::EnvFile,
+        source: format!("{path}, line {}", variable.line),
+        text: variable.value.clone(),
+        spelling: keys::env_name,
+    });
+    of_keys(variables)
+}
+
+/// The variables that set keys, with these. An empty variable is an unset one: compose files and unit
+/// files pass variables on that way.
+fn of_keys(variables: impl Iterator<Item = Setting>) -> Vec<Setting> {
     let (mut short, mut systematic) = (Vec::new(), Vec::new());
-    for (name, text) in env.into_iter().filter(|(_, text)| !text.is_empty()) {
-        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    for mut setting in variables.filter(|setting| !setting.text.is_empty()) {
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == setting.written);
         if let Some((_, key)) = alias {
-            short.push(setting((*key).to_owned(), (name, text)));
-        } else if let Some(key) = keys::key_of_env(&name) {
-            systematic.push(setting(key, (name, text)));
+            setting.key = (*key).to_owned();
+            short.push(setting);
+        } else if let Some(key) = keys::key_of_env(&setting.written) {
+            setting.key = key;
+            systematic.push(setting);
         }
     }
     short.append(&mut systematic);
@@ -72,7 +101,7 @@ pub(super) fn from_flags(cli: &Overrides, keys: &Keys, faults: &mut Faults) -> V
         settings.push(Setting {
             key: flag.key.clone(),
             written: flag.key.clone(),
-            origin: "the command line",
+            kind: Source::Flag,
             source: flag.name.clone(),
             text: flag.value.clone(),
             spelling: str::to_owned,
@@ -89,23 +118,32 @@ pub(super) fn typed(settings: Vec<Setting>, keys: &Keys, faults: &mut Faults) ->
         let Some(key) = keys.settable(&setting.key) else {
             // The value is not shown: a misspelt name may well be that of the token.
             let advice = keys.advice(&setting.key, setting.spelling);
-            let (name, source) = (&setting.written, setting.origin);
-            faults.at_source(name, source, "names no key that there is", advice);
+            let source = match setting.kind {
+                Source::Environment => "the environment",
+                Source::Flag => "the command line",
+                Source::Default | Source::File | Source::EnvFile => &setting.source,
+            };
+            faults.at_source(
+                &setting.written,
+                source,
+                "names no key that there is",
+                advice,
+            );
             continue;
         };
-        let Some(kind) = parse(&setting.text, key) else {
+        faults.sources.insert(setting.source.clone(), setting.kind);
+        let Some(kind) = parse(&setting.text, key, &setting.source) else {
             // No secret comes here: those are texts, and every text is one.
             faults.origins.insert(setting.key.clone(), setting.source);
             faults.shown(&setting.key, &setting.text, key.mismatch(), key.remedy());
             continue;
         };
         let mut layer = Map::new();
-        // A stronger source that sets one of a pair takes the other one back.
-        if let Some(rival) = keys
-            .rival(&setting.key)
-            .filter(|rival| !set.contains(rival))
-        {
-            layer.insert(rival, Merged::new(None, ValueKind::Nil));
+        // A stronger source that sets one of a group takes the others back.
+        for rival in keys.rivals(&setting.key) {
+            if !set.contains(&rival) {
+                layer.insert(rival, Merged::new(None, ValueKind::Nil));
+            }
         }
         layer.insert(setting.key, Merged::new(Some(&setting.source), kind));
         layers.push(Layer::new(layer));
@@ -113,7 +151,8 @@ pub(super) fn typed(settings: Vec<Setting>, keys: &Keys, faults: &mut Faults) ->
     layers
 }
 
-fn parse(text: &str, key: &Key) -> Option<ValueKind> {
+fn parse(text: &str, key: &Key, source: &String) -> Option<ValueKind> {
+    let from_json = |value| from_json(value, source);
     let json = || serde_json::from_str::<Value>(text).ok();
     match &key.kind {
         Kind::Text | Kind::Choice(_) => Some(ValueKind::String(text.to_owned())),
@@ -126,8 +165,8 @@ fn parse(text: &str, key: &Key) -> Option<ValueKind> {
     }
 }
 
-fn from_json(value: Value) -> ValueKind {
-    let item = |value| Merged::new(None, from_json(value));
+fn from_json(value: Value, source: &String) -> ValueKind {
+    let item = |value| Merged::new(Some(source), from_json(value, source));
     match value {
         Value::Null => ValueKind::Nil,
         Value::Bool(flag) => ValueKind::Boolean(flag),

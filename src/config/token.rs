@@ -6,12 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Token;
+use super::{KeyFile, Token};
 
 /// A header of more than this is refused by many servers and proxies.
 const MAX_BYTES: u64 = 8 * 1024;
+
+/// The object identifier of Ed25519 as DER.
+const ED25519: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x70];
 
 /// Why there is no token. Never holds the token.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,15 @@ pub enum TokenError {
         /// Why.
         source: io::Error,
     },
+    /// What a key that signs has to be.
+    #[error("the file {} holds no Ed25519 private key as PKCS#8 in PEM", path.display())]
+    NoKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It is made when it is needed.
+    #[error("the token is signed at each dial, and not stored")]
+    NotStored,
     /// Nothing in it.
     #[error("the token is empty")]
     Empty,
@@ -58,6 +71,31 @@ impl Token {
                 check(&text)?;
                 Ok(text.into())
             }
+            Self::Jwt(_) => Err(TokenError::NotStored),
+        }
+    }
+}
+
+impl KeyFile {
+    /// The PEM as it is now. Blocks for as long as the file system does.
+    pub fn read(&self) -> Result<SecretString, TokenError> {
+        let Self(path) = self;
+        let text = read(path).map_err(|source| TokenError::Unreadable {
+            path: path.clone(),
+            source,
+        })?;
+        let text = SecretString::from(text);
+        let der = PrivateKeyDer::from_pem_slice(text.expose_secret().as_bytes());
+        let is_key = match &der {
+            Ok(PrivateKeyDer::Pkcs8(der)) => {
+                let der = der.secret_pkcs8_der();
+                der.windows(ED25519.len()).take(16).any(|at| at == ED25519)
+            }
+            Ok(_) | Err(_) => false,
+        };
+        match is_key {
+            true => Ok(text),
+            false => Err(TokenError::NoKey { path: path.clone() }),
         }
     }
 }

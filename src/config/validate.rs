@@ -1,6 +1,7 @@
 //! From [`Raw`] to [`Config`]: what a schema cannot say. Each section is checked whole, whatever is
 //! wrong with the others.
 
+mod command_key;
 mod http;
 mod network;
 mod server;
@@ -14,9 +15,12 @@ use url::Host;
 use super::{
     Agent, Config, Docker, Gpu, HostOptions, Log, Policy, ResourceLimits,
     fault::Faults,
+    proxy::Variables,
     raw::{self, Raw},
 };
 use crate::protocol::text::printable;
+
+pub(in crate::config) use server::is_loopback;
 
 /// The names that setrlimit knows, as the engine spells them.
 const ULIMITS: &[&str] = &[
@@ -43,9 +47,9 @@ const DRIVER_CAPABILITIES: &[&str] = &[
 ];
 
 /// Checks what was read. `None` only with a fault.
-pub(super) fn validate(raw: Raw, faults: &mut Faults) -> Option<Config> {
+pub(super) fn validate(raw: Raw, variables: &Variables, faults: &mut Faults) -> Option<Config> {
     let agent = agent(raw.agent, faults);
-    let server = server::check(raw.server, faults);
+    let server = server::check(raw.server, variables, faults);
     let docker = docker(raw.docker, faults);
     let network = network::check(raw.network, faults);
     let resources = resources(raw.resources, faults);
@@ -208,7 +212,9 @@ fn policy(raw: raw::Policy, faults: &mut Faults) -> Option<Policy> {
         let remedy = "write the name of a runtime as `docker info` lists it";
         faults.shown("policy.runtime", runtime, "is no name of a runtime", remedy);
     }
+    let command_key = command_key::check(&raw, faults);
     Some(Policy {
+        command_key,
         allowed_registries: raw.allowed_registries,
         sudo: raw.sudo,
         runtime: raw.runtime,

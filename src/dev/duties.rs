@@ -346,7 +346,7 @@ impl Peer {
             return;
         };
         // The server's own commands have an op, and get a fresh id.
-        if let Ok(command) = Issued::new(turn.ids, command) {
+        if let Ok(command) = Issued::new(turn.ids, command, &turn.agent, turn.now) {
             self.issue(command);
             self.deliver(turn);
         }

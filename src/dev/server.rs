@@ -22,7 +22,8 @@ use super::{
     handle::ServerHandle,
     link, operator,
     shared::Shared,
-    state::{Input, Intervals, State},
+    signer::Signer,
+    state::{Input, Intervals, Sign, State},
 };
 use crate::{
     ids::AgentId,
@@ -47,6 +48,8 @@ pub struct Options {
     pub intervals: Intervals,
     /// The agent that is meant when none is named and none, or several, are known.
     pub default_agent: AgentId,
+    /// Signs all commands; unset: they are sent as they are.
+    pub signer: Option<Arc<Signer>>,
     /// Frames kept for [`ServerHandle::frames`].
     pub frames_kept: usize,
 }
@@ -64,6 +67,7 @@ impl Options {
                 reconnect_spread: Duration::from_secs(1),
             },
             default_agent,
+            signer: None,
             frames_kept: 10_000,
         }
     }
@@ -85,7 +89,10 @@ impl Server {
         // Random, so that an agent that outlives this server never meets a command id twice.
         let life = uuid::Uuid::new_v4().simple().to_string();
         let life = format!("dev-{}", life.get(..8).unwrap_or_default());
-        let state = State::new(options.intervals, options.default_agent, &life);
+        let mut state = State::new(options.intervals, options.default_agent, &life);
+        if let Some(signer) = options.signer {
+            state = state.signing(Sign(Box::new(move |message| signer.sign(message))));
+        }
         let shared = Arc::new(Shared::new(state, options.frames_kept));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(Arc::clone(&shared), listener, options.token));

@@ -17,7 +17,7 @@ pub(super) use self::{
     peer::{Live, Peer, Seen, Stored},
 };
 pub use self::{
-    command::{Issued, Source},
+    command::{Issued, Sign, Source},
     note::Note,
     view::{AgentView, InstanceView},
 };
@@ -191,6 +191,13 @@ impl Turn<'_> {
 }
 
 impl State {
+    /// Signs all commands that are given from now on.
+    #[must_use]
+    pub fn signing(mut self, sign: Sign) -> Self {
+        self.ids.sign_with(sign);
+        self
+    }
+
     /// An empty memory. `life` is a random name of this server's life: an agent that outlives the
     /// server would take a command id that comes twice for the same command.
     pub fn new(intervals: Intervals, default_agent: AgentId, life: &str) -> Self {
@@ -232,7 +239,7 @@ impl State {
             return Err(Refused::NoCommand);
         };
         let agent = self.resolve(agent);
-        let issued = Issued::new(&mut self.ids, command)?;
+        let issued = Issued::new(&mut self.ids, command, &agent, now)?;
         let id = issued.id.clone();
         let mut out = Vec::new();
         let (peer, mut turn) = self.turn(&agent, now, &mut out);

@@ -397,7 +397,9 @@ pub(crate) mod tests {
         let command = json!({"type": "command", "id": "c1", "op": "deploy", "spec": spec});
         let command = match decode(&command.to_string()).unwrap() {
             Incoming::Command(command) => command,
-            Incoming::BadCommand(_, error) => return Err(*error),
+            Incoming::BadCommand(_, error) | Incoming::Unauthorized(_, error) => {
+                return Err(*error);
+            }
             Incoming::Welcome(_) | Incoming::Ack(_) | Incoming::Unknown(_) => panic!("no command"),
         };
         let Op::Deploy(deploy) = command.op else {

@@ -40,6 +40,9 @@ pub enum Incoming {
     Command(Box<Command>),
     /// A command that cannot be done as it is written, and the reply's error.
     BadCommand(CommandId, Box<Error>),
+    /// A command that nobody whom the host's policy names has signed, and the reply's error; not to be
+    /// remembered, since one of the same id that is signed may follow.
+    Unauthorized(CommandId, Box<Error>),
     /// A `type` that this version does not know; to be ignored.
     Unknown(String),
 }
@@ -48,6 +51,12 @@ pub enum Incoming {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a frame that cannot be decoded: {0}")]
 pub struct DecodeError(String);
+
+impl DecodeError {
+    pub(super) fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
 
 /// The server's greeting.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -161,20 +170,34 @@ pub struct NoFields {}
 
 /// Reads one text frame. The frame's size has been checked against the session's limit before.
 pub fn decode(text: &str) -> Result<Incoming, DecodeError> {
+    let (kind, object) = frame(text)?;
+    message(&kind, object, text.len())
+}
+
+/// A frame's `type`, and what else is in it.
+pub(super) fn frame(text: &str) -> Result<(String, Map<String, Value>), DecodeError> {
     let value: Value =
         serde_json::from_str(text).map_err(|e| DecodeError(format!("not JSON: {e}")))?;
     let Value::Object(mut object) = value else {
         return Err(DecodeError("not a JSON object".into()));
     };
-    let kind = match object.remove("type") {
-        Some(Value::String(kind)) => kind,
-        _ => return Err(DecodeError("no `type`".into())),
-    };
-    match kind.as_str() {
+    match object.remove("type") {
+        Some(Value::String(kind)) => Ok((kind, object)),
+        _ => Err(DecodeError("no `type`".into())),
+    }
+}
+
+/// What a frame says.
+pub(super) fn message(
+    kind: &str,
+    object: Map<String, Value>,
+    frame_bytes: usize,
+) -> Result<Incoming, DecodeError> {
+    match kind {
         "welcome" => lenient(object).map(Incoming::Welcome),
         "ack" => lenient(object).map(Incoming::Ack),
-        "command" => decode_command(object, text.len()),
-        _ => Ok(Incoming::Unknown(super::text::printable(&kind, 80))),
+        "command" => decode_command(object, frame_bytes),
+        _ => Ok(Incoming::Unknown(super::text::printable(kind, 80))),
     }
 }
 
@@ -184,7 +207,7 @@ fn lenient<T: DeserializeOwned>(mut object: Map<String, Value>) -> Result<T, Dec
         .map_err(|e| DecodeError(without_value(&e.to_string())))
 }
 
-fn decode_command(
+pub(super) fn decode_command(
     mut object: Map<String, Value>,
     frame_bytes: usize,
 ) -> Result<Incoming, DecodeError> {
@@ -330,7 +353,7 @@ pub fn spec_hash(spec: &Value) -> SpecHash {
 }
 
 /// `null` is absent: removes such members, at every depth.
-fn strip_nulls(object: &mut Map<String, Value>) {
+pub(super) fn strip_nulls(object: &mut Map<String, Value>) {
     object.retain(|_, value| !value.is_null());
     object.values_mut().for_each(strip_nulls_within);
 }

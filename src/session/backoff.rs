@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_agents_do_not_come_back_at_once() {
+    fn f47_a_thousand_agents_do_not_come_back_at_once() {
         let mut buckets = [0; 61];
         for agent in 0..1000 {
             let mut backoff = backoff();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_of_failures_is_some_thousand_tries_never_a_minute_apart() {
+    fn f43_a_day_of_failures_is_some_thousand_tries_never_a_minute_apart() {
         let (mut backoff, mut passed, mut tries) = (backoff(), Duration::ZERO, 0);
         while passed < Duration::from_secs(24 * 3600) {
             let wait = backoff.next(Cause::Failed, scattered(tries));

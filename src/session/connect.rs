@@ -19,11 +19,14 @@ use tokio_tungstenite::{
 use url::{Host, Url};
 
 mod error;
+mod proxy;
 mod race;
 
 pub use error::{DialError, Stage};
+pub use proxy::ProxyError;
 
 use super::{
+    bearer::bearer,
     limits::Limits,
     tap::Tap,
     tls::{self, TrustError},
@@ -41,11 +44,14 @@ pub type Socket = WebSocketStream<Tap<MaybeTlsStream<TcpStream>>>;
 /// More addresses of one name than this are not tried.
 const MAX_ADDRESSES: usize = 16;
 
+/// Whose token is shown to whom.
+type Asking = (Token, AgentId, Url);
+
 /// Dials, as often as it is told to. Files are read on threads of its own: on a file system that hangs
 /// that is one thread for the token and one for the certificates, however many dials are made.
 #[derive(Debug, Default)]
 pub struct Dialler {
-    tokens: Reader<Token, Result<SecretString, TokenError>>,
+    tokens: Reader<Asking, Result<SecretString, TokenError>>,
     trust: Reader<Option<PathBuf>, Result<Arc<ClientConfig>, TrustError>>,
 }
 
@@ -89,18 +95,29 @@ async fn steps(
     let url = session_url(&server.url, agent)?;
     let token = match &server.token {
         Token::Static(_) => server.token.read(),
-        Token::File(_) => {
-            let read = |token: Token| token.read();
-            let asked = server.token.clone();
-            dialler.tokens.ask("token", read, asked, limits).await?
+        Token::File(_) | Token::Jwt(_) => {
+            let show = |(token, agent, url): Asking| bearer(&token, &agent, &url);
+            let asked = (server.token.clone(), agent.clone(), url.clone());
+            dialler.tokens.ask("token", show, asked, limits).await?
         }
     };
     let request = request(&url, &token.map_err(DialError::Token)?)?;
 
-    *stage = Stage::Dns;
-    let addresses = resolve(&url).await?;
-    *stage = Stage::Tcp;
-    let tcp = race::connect(addresses, limits.stagger).await?;
+    let tcp = match &server.proxy {
+        Some(proxy) => {
+            *stage = Stage::Proxy;
+            proxy::tunnel(proxy, &url, limits).await?
+        }
+        None => {
+            *stage = Stage::Dns;
+            let no_host = || DialError::Url(url.clone());
+            let host = url.host().ok_or_else(no_host)?.to_owned();
+            let port = url.port_or_known_default().ok_or_else(no_host)?;
+            let addresses = resolve(&host, port).await?;
+            *stage = Stage::Tcp;
+            race::connect(addresses, limits.stagger).await?
+        }
+    };
     // A command is small and wanted now.
     tcp.set_nodelay(true).map_err(DialError::Socket)?;
 
@@ -168,24 +185,20 @@ fn request(url: &Url, token: &SecretString) -> Result<Request, DialError> {
     Ok(request)
 }
 
-async fn resolve(url: &Url) -> Result<Vec<SocketAddr>, DialError> {
-    let no_host = || DialError::Url(url.clone());
-    let port = url.port_or_known_default().ok_or_else(no_host)?;
-    let host = match url.host().ok_or_else(no_host)? {
-        Host::Ipv4(address) => return Ok(vec![(address, port).into()]),
-        Host::Ipv6(address) => return Ok(vec![(address, port).into()]),
+async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let host = match host {
+        Host::Ipv4(address) => return Ok(vec![(*address, port).into()]),
+        Host::Ipv6(address) => return Ok(vec![(*address, port).into()]),
         Host::Domain(name) => name,
     };
-    let found = tokio::net::lookup_host((host, port)).await;
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
     let found = found.map_err(|source| DialError::Dns {
-        host: host.to_owned(),
+        host: host.clone(),
         source,
     })?;
     let addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
     if addresses.is_empty() {
-        return Err(DialError::NoAddress {
-            host: host.to_owned(),
-        });
+        return Err(DialError::NoAddress { host: host.clone() });
     }
     Ok(addresses)
 }

@@ -30,6 +30,7 @@ mod outgoing;
 
 use super::{
     Feeds, Limits,
+    authority::Authority,
     end::End,
     link::{Io, Link},
     liveness::{Liveness, Signs},
@@ -52,6 +53,7 @@ const BATCH: usize = 64;
 /// What outlives a link and every link needs.
 pub(super) struct Surroundings {
     pub(super) limits: Limits,
+    pub(super) authority: Authority,
     pub(super) identity: Identity,
     pub(super) feeds: Feeds,
     pub(super) inputs: PollSender<FromServer>,

@@ -13,6 +13,9 @@
 mod fake_nvml;
 #[path = "../support/lab.rs"]
 mod lab;
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+#[path = "../support/peer.rs"]
+mod peer;
 #[path = "../support/world.rs"]
 mod world;
 
@@ -23,8 +26,10 @@ mod crash;
 mod deploy;
 mod dockerd_kills;
 mod engine_faults;
+mod event_storm;
 mod figures;
 mod gpu;
+mod half_open;
 mod hardening;
 mod http;
 mod images;

@@ -66,6 +66,67 @@ fn check_names_the_engine_and_the_server_that_do_not_answer() {
 }
 
 #[test]
+fn config_show_prints_values_with_their_sources_and_no_secret() {
+    let env = [
+        ("AGENT_ID", "a"),
+        ("AGENT_TOKEN", CANARY),
+        ("API_SERVER_URL", "ws://127.0.0.1:9"),
+    ];
+    let text = binary(&["config", "show", "--log-format", "json"], &env);
+    assert_eq!(text.status.code(), Some(0), "{text:?}");
+    let text = String::from_utf8(text.stdout).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap();
+    assert!(
+        line("agent.id ").ends_with("environment: AGENT_ID"),
+        "{text}"
+    );
+    assert!(
+        line("log.format ").ends_with("flag: --log-format"),
+        "{text}"
+    );
+    assert!(line("log.filter ").ends_with("default"), "{text}");
+    assert!(line("server.token ").contains("[redacted]"), "{text}");
+    let output = binary(&["config", "show", "--json"], &env);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["ok"], true);
+    assert!(!text.contains(CANARY) && !shown.to_string().contains(CANARY));
+    let broken = binary(&["config", "show"], &[("AGENT_TOKEN", CANARY)]);
+    assert_eq!(broken.status.code(), Some(78), "{broken:?}");
+    let errors = String::from_utf8(broken.stderr).unwrap();
+    assert!(
+        errors.contains("agent.id") && !errors.contains(CANARY),
+        "{errors}"
+    );
+    assert!(
+        String::from_utf8(broken.stdout)
+            .unwrap()
+            .contains("log.filter")
+    );
+}
+
+#[test]
+fn env_file_in_the_working_folder_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "AGENT_ID=from-dot-env\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        .args(["--config", "/dev/null", "config", "show", "--json"])
+        .env_clear()
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let id = &shown["values"][0];
+    assert_eq!(
+        (&id["key"], &id["value"], &id["source"]),
+        (
+            &Value::from("agent.id"),
+            &Value::from("from-dot-env"),
+            &Value::from("env_file")
+        )
+    );
+}
+
+#[test]
 fn the_help_names_exit_codes_and_the_version_is_the_packages() {
     let help = binary(&["--help"], &[]);
     assert_eq!(help.status.code(), Some(0));

@@ -6,7 +6,9 @@
     reason = "a test ends where its expectation does"
 )]
 
+mod examples;
 mod faults;
+mod sources;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +27,16 @@ const REQUIRED: &[(&str, &str)] = &[
     ("API_SERVER_URL", "wss://server.example.com"),
     ("AGENT_TOKEN", "t0"),
 ];
+
+/// The one that RFC 8410 prints.
+const ED25519_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                           MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                           -----END PRIVATE KEY-----\n";
+
+/// Its public half.
+const ED25519_PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+                                  MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+                                  -----END PUBLIC KEY-----\n";
 
 #[test]
 fn each_source_is_stronger_than_the_one_before() {
@@ -98,6 +110,11 @@ fn every_key_can_be_set_by_the_environment() {
     write(&path, "-----BEGIN CERTIFICATE-----\n".trim(), 0o600);
     write(&files.path().join("token"), "t1", 0o600);
     let keys_for_http = http_files(files.path());
+    let signing_key = files.path().join("key");
+    write(&signing_key, ED25519_KEY, 0o600);
+    let public_key = files.path().join("public");
+    write(&public_key, ED25519_PUBLIC_KEY, 0o600);
+    let public_key = public_key.display().to_string();
     let before = format!("{:?}", load("", REQUIRED, &[]).unwrap());
     let all = keys(&config::schema(), "");
     assert!(all.len() > 25, "{all:?}");
@@ -105,13 +122,15 @@ fn every_key_can_be_set_by_the_environment() {
         let http_file = keys_for_http.get(key.as_str());
         let value = match (&schema["format"], key.as_str()) {
             _ if http_file.is_some() => http_file.unwrap().display().to_string(),
+            (_, "policy.command_public_key_file") => public_key.clone(),
+            (_, "server.jwt_key_file") => signing_key.display().to_string(),
             (_, "server.token_file") => files.path().join("token").display().to_string(),
             (Value::String(format), _) if format == "path" => path.display().to_string(),
             _ => another_value(&key, &schema),
         };
         let name = format!("RENTAL_AGENT__{}", key.replace('.', "__").to_uppercase());
         let mut env: BTreeMap<_, _> = REQUIRED.iter().copied().collect();
-        if key == "server.token_file" {
+        if ["server.token_file", "server.jwt_key_file"].contains(&key.as_str()) {
             env.remove("AGENT_TOKEN");
         }
         env.insert(&name, &value);
@@ -142,6 +161,13 @@ fn every_key_can_be_set_by_the_environment() {
                 );
             }
             _ => {}
+        }
+        // A key is checked, and in force only when it is required.
+        if key.starts_with("policy.command") {
+            env.insert("RENTAL_AGENT__POLICY__REQUIRE_SIGNED_COMMANDS", "true");
+        }
+        if key == "policy.require_signed_commands" {
+            env.insert("RENTAL_AGENT__POLICY__COMMAND_PUBLIC_KEY_FILE", &public_key);
         }
         let env: Vec<_> = env.into_iter().collect();
         let config = load("", &env, &[]).unwrap_or_else(|e| panic!("{name}={value}: {e}"));
@@ -189,7 +215,7 @@ fn a_token_is_taken_as_it_is_written() {
 }
 
 #[test]
-fn a_stronger_source_replaces_token_by_token_file_and_the_other_way_round() {
+fn a_stronger_source_replaces_token_token_file_and_jwt_key_file_by_one_another() {
     let token = tempfile::NamedTempFile::new().unwrap();
     write(token.path(), "t", 0o600);
     let path = token.path().to_str().unwrap();
@@ -203,6 +229,25 @@ fn a_stronger_source_replaces_token_by_token_file_and_the_other_way_round() {
     )
     .unwrap();
     assert!(matches!(config.server.token, Token::File(_)));
+    let key = tempfile::NamedTempFile::new().unwrap();
+    write(key.path(), ED25519_KEY, 0o600);
+    let key = key.path().to_str().unwrap();
+    let config = load(&with_file, REQUIRED, &[("server.jwt_key_file", key)]).unwrap();
+    assert!(matches!(config.server.token, Token::Jwt(_)));
+    let with_key = format!("[server]\njwt_key_file = '{key}'");
+    let config = load(&with_key, REQUIRED, &[]).unwrap();
+    assert!(matches!(config.server.token, Token::Static(_)));
+    let all_but_one = [
+        &REQUIRED[..2],
+        &[("RENTAL_AGENT__SERVER__TOKEN_FILE", path)],
+    ]
+    .concat();
+    let key_too = [
+        &all_but_one[..],
+        &[("RENTAL_AGENT__SERVER__JWT_KEY_FILE", key)],
+    ]
+    .concat();
+    assert_eq!(faulty(load("", &key_too, &[])), ["server.token_file"]);
     // Within one source there is no telling which is meant.
     let both = [REQUIRED, &[("RENTAL_AGENT__SERVER__TOKEN_FILE", path)]].concat();
     assert_eq!(faulty(load("", &both, &[])), ["server.token"]);
@@ -237,73 +282,6 @@ fn urls_are_normalised_and_plain_text_needs_a_loopback_or_permission() {
     }
 }
 
-#[test]
-fn the_example_is_right_and_shows_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.example.toml");
-    let example = fs::read_to_string(path).unwrap();
-    let token = tempfile::NamedTempFile::new().unwrap();
-    write(token.path(), "t", 0o600);
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    write(ca.path(), "-----BEGIN CERTIFICATE-----", 0o644);
-    let example = example
-        .replace("/etc/rental-agent/token", token.path().to_str().unwrap())
-        .replace("/etc/rental-agent/ca.pem", ca.path().to_str().unwrap());
-    let files = tempfile::tempdir().unwrap();
-    let files = http_files(files.path());
-    let in_place = [
-        ("http-key.pub", "http.auth.public_key_file"),
-        ("http.pem", "http.tls.cert_file"),
-        ("http.key", "http.tls.key_file"),
-    ];
-    let example = in_place.iter().fold(example, |example, (name, key)| {
-        let path = files[key].to_str().unwrap();
-        example.replace(&format!("/etc/rental-agent/{name}"), path)
-    });
-    let plain = load(&example, &[], &[]).unwrap();
-    // The keys that have a default are shown with it, so that setting them changes nothing.
-    let all = keys(&config::schema(), "");
-    let (mut section, mut defaults, mut shown) = (String::new(), String::new(), Vec::new());
-    let mut everything = String::new();
-    for line in example.lines() {
-        let bare = line
-            .strip_prefix('#')
-            .filter(|rest| !rest.starts_with(' '))
-            .unwrap_or(line);
-        everything.push_str(&format!("{bare}\n"));
-        if let Some(name) = bare.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_owned();
-        }
-        let key = bare.split_once(" = ").filter(|_| !bare.starts_with('#'));
-        let key = key.map(|(name, _)| format!("{section}.{name}"));
-        let has_default = key.as_ref().is_some_and(|key| {
-            let default = &all[key]["default"];
-            !default.is_null() && *default != json!({})
-        });
-        defaults.push_str(if has_default { bare } else { line });
-        defaults.push('\n');
-        shown.extend(key);
-    }
-    let with_defaults = load(&defaults, &[], &[]).unwrap();
-    assert_eq!(format!("{with_defaults:?}"), format!("{plain:?}"));
-    load(&everything, &[], &[]).unwrap();
-    let missing = |key: &&String| {
-        // Tables, and what may not be set beside what is shown.
-        let elsewhere = [
-            "http.auth",
-            "http.auth.hs256_secret_file",
-            "http.auth.jwks_file",
-            "http.tls",
-            "resources.reserve",
-            "server.token",
-        ];
-        !shown.contains(key) && !elsewhere.contains(&key.as_str())
-    };
-    assert_eq!(
-        all.keys().filter(missing).collect::<Vec<_>>(),
-        Vec::<&String>::new()
-    );
-}
-
 fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
@@ -323,6 +301,7 @@ fn load_file(
     };
     let overrides = Overrides {
         file: Some(file),
+        env_file: None,
         settings: flags.iter().map(flag).collect(),
     };
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());

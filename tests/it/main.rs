@@ -14,8 +14,14 @@
     reason = "a panic here is a failed test"
 )]
 
+#[path = "../support/bad_frames.rs"]
+mod bad_frames;
+#[path = "../support/decoder.rs"]
+mod decoder;
 #[path = "../support/hostile.rs"]
 mod hostile;
+#[path = "../support/http_proxy.rs"]
+mod http_proxy;
 #[path = "../support/peer.rs"]
 mod peer;
 #[allow(

@@ -9,11 +9,15 @@
     reason = "a test that gets something else fails; a test binary exports nothing"
 )]
 
+mod bad_frames;
 mod closes;
 mod dials;
 mod flow;
 mod frames;
+mod jwt;
 mod limits;
 mod logs;
+mod proxies;
 mod rig;
+mod signed;
 mod tls;

@@ -88,7 +88,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("tokio_tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("axum", &["api::*", "dev::*"]),
-    ("jsonwebtoken", &["api::*", "dev::*"]),
+    ("jsonwebtoken", &["api::*", "dev::*", "session::bearer"]),
+    ("aws_lc_rs", &["session::authority", "dev::*"]),
     ("config", &["config::*"]),
     // The adapters behind the two seams are chosen where the program is put together.
     (

@@ -9,11 +9,15 @@ use secrecy::SecretString;
 use url::{Host, Url};
 
 use super::{
-    super::{Server, Token, TokenError, fault::Faults, load::mode_of_file, raw},
+    super::{KeyFile, Server, Token, TokenError, fault::Faults, load::mode_of_file, proxy, raw},
     absolute,
 };
 
-pub(super) fn check(raw: raw::Server, faults: &mut Faults) -> Option<Server> {
+pub(super) fn check(
+    raw: raw::Server,
+    variables: &proxy::Variables,
+    faults: &mut Faults,
+) -> Option<Server> {
     let url = match raw.url {
         Some(text) => server_url(&text, raw.allow_plaintext, faults),
         None => {
@@ -23,11 +27,15 @@ pub(super) fn check(raw: raw::Server, faults: &mut Faults) -> Option<Server> {
             None
         }
     };
-    let token = token(raw.token, raw.token_file, faults);
+    let token = token(raw.token, raw.token_file, raw.jwt_key_file, faults);
     if let Some(path) = &raw.ca_file {
         ca_file(path, faults);
     }
+    let proxy = url
+        .as_ref()
+        .and_then(|url| proxy::choose(url, variables, faults));
     Some(Server {
+        proxy,
         url: url?,
         token: token?,
         ca_file: raw.ca_file,
@@ -75,7 +83,7 @@ fn server_url(text: &str, allow_plaintext: bool, faults: &mut Faults) -> Option<
     Some(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(in crate::config) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
@@ -89,49 +97,61 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn token(token: Option<SecretString>, file: Option<PathBuf>, faults: &mut Faults) -> Option<Token> {
-    let (key, token) = match (token, file) {
-        (Some(_), Some(_)) => {
-            let reason = "is set, and server.token_file too";
-            faults.hidden("server.token", reason, "keep one of them, better the file");
-            return None;
+fn token(
+    token: Option<SecretString>,
+    token_file: Option<PathBuf>,
+    jwt_key_file: Option<PathBuf>,
+    faults: &mut Faults,
+) -> Option<Token> {
+    let set = [
+        token.map(|token| ("server.token", Token::Static(token))),
+        token_file.map(|path| ("server.token_file", Token::File(path))),
+        jwt_key_file.map(|path| ("server.jwt_key_file", Token::Jwt(KeyFile(path)))),
+    ];
+    let mut set = set.into_iter().flatten();
+    let Some((key, token)) = set.next() else {
+        let remedy = "put the token that the central server gave this host into a file that only \
+                      this user can read, and set AGENT_TOKEN_FILE, --token-file, or `token_file` \
+                      under [server]; or let the agent sign tokens with `jwt_key_file`";
+        faults.missing("server.token_file", remedy);
+        return None;
+    };
+    if let Some((other, _)) = set.next() {
+        let reason = format!("is set, and {other} too");
+        faults.hidden(key, reason, "keep one of them, better a file");
+        return None;
+    }
+    let found = match &token {
+        Token::Static(_) => token.read(),
+        Token::File(path) => {
+            private_file(key, path, faults)?;
+            token.read()
         }
-        (None, None) => {
-            let remedy = "put the token that the central server gave this host into a file that \
-                          only this user can read, and set AGENT_TOKEN_FILE, --token-file, or \
-                          `token_file` under [server]";
-            faults.missing("server.token_file", remedy);
-            return None;
-        }
-        (Some(token), None) => ("server.token", Token::Static(token)),
-        (None, Some(path)) => {
-            token_file(&path, faults)?;
-            ("server.token_file", Token::File(path))
+        Token::Jwt(file) => {
+            private_file(key, &file.0, faults)?;
+            file.read()
         }
     };
-    let Err(error) = token.read() else {
+    let Err(error) = found else {
         return Some(token);
     };
     let remedy = match error {
         TokenError::Unreadable { .. } => "name a file that this user can read",
-        TokenError::Empty | TokenError::TooLong | TokenError::Unprintable => {
-            "set it to exactly what the central server gave this host"
-        }
+        TokenError::NoKey { .. } => "make one with: openssl genpkey -algorithm ed25519",
+        TokenError::Empty
+        | TokenError::TooLong
+        | TokenError::Unprintable
+        | TokenError::NotStored => "set it to exactly what the central server gave this host",
     };
     faults.hidden(key, format!("gives no token: {error}"), remedy);
     None
 }
 
 /// A path that is not absolute is not shown: somebody may have set the token itself.
-fn token_file(path: &Path, faults: &mut Faults) -> Option<()> {
-    const KEY: &str = "server.token_file";
+fn private_file(key: &str, path: &Path, faults: &mut Faults) -> Option<()> {
     if !path.is_absolute() {
         let reason = "is no absolute path (not shown, since it may be the token itself)";
-        faults.hidden(
-            KEY,
-            reason,
-            "write the path of the file that holds the token",
-        );
+        faults.hidden(key, reason, "write the path of the file that holds it");
         return None;
     }
     let mode = mode_of_file(path).filter(|mode| mode & 0o006 != 0);
@@ -139,7 +159,7 @@ fn token_file(path: &Path, faults: &mut Faults) -> Option<()> {
         let path = path.display().to_string();
         let reason = format!("is open to every user of this host (mode {mode:04o})");
         let remedy = format!("chmod 600 {path} (in Kubernetes: defaultMode: 0400)");
-        faults.shown(KEY, &path, reason, remedy);
+        faults.shown(key, &path, reason, remedy);
         return None;
     }
     Some(())

@@ -1,24 +1,41 @@
 //! A command from the moment an operator gives it until its final reply.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde_json::{Map, Value};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Map, Value, json};
 
 use super::{Refused, SessionNo};
 use crate::{
-    clock::Timestamp,
-    ids::{CommandId, Epoch, InstanceId},
+    clock::{Now, Timestamp},
+    ids::{AgentId, CommandId, Epoch, InstanceId},
     protocol::{Error, Outcome, Reply},
 };
 
 /// More than an agent has any reason to send; what comes above it is not kept.
 const MAX_REPLIES: usize = 100;
 
-/// Makes command ids that no other life of a server has made.
+/// A signed command may be begun for so long after it was given: no deploy is sent later either.
+const SIGNED_FOR: Duration = Duration::from_secs(600);
+
+/// Makes the signature of some bytes, in base64.
+type Signature = dyn Fn(&[u8]) -> String + Send + Sync;
+
+/// Signs commands.
+pub struct Sign(pub Box<Signature>);
+
+impl fmt::Debug for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sign")
+    }
+}
+
+/// Makes command ids that no other life of a server has made, and the frames of commands.
 #[derive(Debug)]
 pub(in crate::dev) struct CommandIds {
     life: String,
     next: u64,
+    sign: Option<Sign>,
 }
 
 impl CommandIds {
@@ -26,7 +43,34 @@ impl CommandIds {
         Self {
             life: life.to_owned(),
             next: 1,
+            sign: None,
         }
+    }
+
+    pub(super) fn sign_with(&mut self, sign: Sign) {
+        self.sign = Some(sign);
+    }
+
+    /// The frame of a command, signed for this agent where that is wanted.
+    fn frame(
+        &self,
+        id: &CommandId,
+        command: Map<String, Value>,
+        agent: &AgentId,
+        now: Now,
+    ) -> String {
+        let Some(Sign(sign)) = &self.sign else {
+            return Value::Object(command).to_string();
+        };
+        let mut command = command;
+        command.insert("agent_id".into(), agent.as_str().into());
+        command
+            .entry("not_after")
+            .or_insert_with(|| now.wall.plus(SIGNED_FOR).to_string().into());
+        let payload = Value::Object(command).to_string();
+        let signed = BASE64_STANDARD.encode(&payload);
+        let sig = sign(payload.as_bytes());
+        json!({"type": "command", "id": id, "signed": signed, "sig": sig}).to_string()
     }
 
     pub(super) fn life(&self) -> &str {
@@ -89,6 +133,8 @@ impl Issued {
     pub(in crate::dev) fn new(
         ids: &mut CommandIds,
         mut command: Map<String, Value>,
+        agent: &AgentId,
+        now: Now,
     ) -> Result<Self, Refused> {
         let id = match command.get("id") {
             Some(Value::String(id)) => id.parse()?,
@@ -111,7 +157,7 @@ impl Issued {
                 .and_then(|id| id.parse().ok()),
             dry_run: command.get("dry_run") == Some(&Value::Bool(true)),
             expires_at: text_at("expires_at").and_then(|at| at.parse().ok()),
-            text: Value::Object(command).to_string(),
+            text: ids.frame(&id, command, agent, now),
             id,
             sent: None,
             replies: Vec::new(),

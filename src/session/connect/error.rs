@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::{
 };
 use url::Url;
 
+use super::proxy::ProxyError;
 use crate::{
     clock,
     config::TokenError,
@@ -25,6 +26,7 @@ use crate::{
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Stage {
     Token,
+    Proxy,
     Dns,
     Tcp,
     Tls,
@@ -35,6 +37,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Token => "reading the token",
+            Self::Proxy => "reaching the server through the proxy",
             Self::Dns => "resolving the server's name",
             Self::Tcp => "connecting",
             Self::Tls => "the TLS handshake",
@@ -73,6 +76,14 @@ pub enum DialError {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// HTTPS_PROXY or HTTP_PROXY names one, and it is no way to the server.
+    #[error("the proxy {proxy} is of no use")]
+    Proxy {
+        /// Its host and port.
+        proxy: String,
+        /// Why.
+        source: ProxyError,
     },
     /// A fresh socket that takes no option.
     #[error("the connection broke at once")]
@@ -145,6 +156,7 @@ impl DialError {
             | Self::Dns { .. }
             | Self::NoAddress { .. }
             | Self::Tcp { .. }
+            | Self::Proxy { .. }
             | Self::Socket(_)
             | Self::Trust(_)
             | Self::Tls(_)

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_black_hole_in_front_costs_only_the_stagger() {
+    async fn f58_a_black_hole_in_front_costs_only_the_stagger() {
         let (hole, _listener, _queued) = black_hole().await;
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open_address = open.local_addr().unwrap();

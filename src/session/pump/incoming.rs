@@ -10,7 +10,7 @@ use crate::{
     driver::FromServer,
     ids::CommandId,
     protocol::{
-        self, Error, ErrorCode, Incoming, Message, Outcome, Reply, Stage,
+        Error, ErrorCode, Incoming, Message, Outcome, Reply, Stage,
         command::{Ack, Welcome},
         text::printable,
     },
@@ -28,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<'_, S> {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), End> {
-        match protocol::decode(text) {
+        match self.around.authority.decode(text) {
             Ok(Incoming::Welcome(welcome)) => self.on_welcome(&welcome),
             Ok(Incoming::Ack(ack)) => self.on_ack(&ack),
             Ok(Incoming::Command(command)) => match self.open {
@@ -36,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<'_, S> {
                     session: self.no,
                     command,
                 }),
-                None => return self.refuse(command.id),
+                None => return self.not_yet(command.id),
             },
             Ok(Incoming::BadCommand(id, error)) => match self.open {
                 Some(_) => self.pass_on(FromServer::BadCommand {
@@ -44,7 +44,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<'_, S> {
                     id,
                     error,
                 }),
-                None => return self.refuse(id),
+                None => return self.not_yet(id),
+            },
+            Ok(Incoming::Unauthorized(id, error)) => match self.open {
+                Some(_) => {
+                    tracing::warn!(command_id = %id, error = %error, "refused a command");
+                    return self.reject(id, *error);
+                }
+                None => return self.not_yet(id),
             },
             Ok(Incoming::Unknown(kind)) => {
                 tracing::debug!(%kind, "ignored a message of a type that this version does not know");
@@ -90,12 +97,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<'_, S> {
         self.pending = Some(input);
     }
 
-    fn refuse(&mut self, command_id: CommandId) -> Result<(), End> {
+    fn not_yet(&mut self, id: CommandId) -> Result<(), End> {
         let error = Error::new(ErrorCode::NotReady, "commands are taken after `welcome`");
+        self.reject(id, error.at(Stage::Validate))
+    }
+
+    /// Past the driver, which would remember it.
+    fn reject(&mut self, command_id: CommandId, error: Error) -> Result<(), End> {
         self.outbox.push(Message::Reply(Reply {
             command_id,
             outcome: Outcome::Rejected,
-            error: Some(error.at(Stage::Validate)),
+            error: Some(error),
             result: None,
         }))?;
         Ok(())

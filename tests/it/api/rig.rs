@@ -187,6 +187,7 @@ pub(super) fn config(folder: &Path, keys: &[(&str, &str)]) -> Result<Config, con
     let none = folder.join("no.toml");
     fs::write(&none, "").unwrap();
     let overrides = Overrides {
+        env_file: None,
         file: Some(none),
         settings: Vec::new(),
     };

@@ -123,6 +123,11 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     ("policy.runtime", &["a b", "/bin/runc"]),
     (
+        "policy.command_public_key_file",
+        &["commands.pub", "/nonexistent", "/proc/version"],
+    ),
+    ("policy.require_signed_commands", &["yes"]),
+    (
         "gpu.driver_capabilities",
         &["compute,", "everything", "compute utility"],
     ),
@@ -148,6 +153,25 @@ fn values_that_make_no_sense_are_refused() {
             assert_eq!(found.len(), 1, "{name}={value}: {found:?}");
         }
     }
+}
+
+#[test]
+fn signed_commands_need_a_key_that_nobody_else_can_change() {
+    let required = ("RENTAL_AGENT__POLICY__REQUIRE_SIGNED_COMMANDS", "true");
+    let key = "policy.command_public_key_file";
+    assert_eq!(faulty(with(&[required])), [key]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let named = ("RENTAL_AGENT__POLICY__COMMAND_PUBLIC_KEY_FILE", path);
+    write(file.path(), super::ED25519_PUBLIC_KEY, 0o644);
+    let in_force = |env: &[(&str, &str)]| with(env).unwrap().policy.command_key.is_some();
+    assert!(in_force(&[required, named]));
+    assert!(!in_force(&[named]));
+    write(file.path(), super::ED25519_PUBLIC_KEY, 0o646);
+    assert_eq!(faulty(with(&[required, named])), [key]);
+    // The private half is not the public one.
+    write(file.path(), super::ED25519_KEY, 0o600);
+    assert_eq!(faulty(with(&[required, named])), [key]);
 }
 
 #[test]
@@ -331,7 +355,7 @@ fn a_broken_file_is_told_by_line_and_hides_no_other_fault() {
 }
 
 #[test]
-fn files_that_cannot_be_read_or_that_everyone_can_are_refused() {
+fn f16_files_that_cannot_be_read_or_that_everyone_can_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
     let token_file = |mode: Option<u32>| {
@@ -350,6 +374,25 @@ fn files_that_cannot_be_read_or_that_everyone_can_are_refused() {
     }
     for mode in [Some(0o644), Some(0o604), Some(0o602), None] {
         assert_eq!(faulty(token_file(mode)), ["server.token_file"], "{mode:?}");
+    }
+    let key = |content: &str, mode: u32| {
+        write(&token, content, mode);
+        let path = token.to_str().unwrap();
+        load("", &REQUIRED[..2], &[("server.jwt_key_file", path)])
+    };
+    key(super::ED25519_KEY, 0o600).unwrap();
+    assert_eq!(
+        faulty(key(super::ED25519_KEY, 0o644)),
+        ["server.jwt_key_file"]
+    );
+    for content in [
+        "",
+        CANARY,
+        "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5LTdmM2E=\n-----END PRIVATE KEY-----",
+    ] {
+        let error = key(content, 0o600).unwrap_err();
+        assert_eq!(error.0[0].key, "server.jwt_key_file");
+        silent(&error, "a key that is none");
     }
     let config = directory.path().join("config.toml");
     let with_mode = |text: &str, mode: u32| {

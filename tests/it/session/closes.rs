@@ -23,7 +23,7 @@ async fn back_after(code: u16, spread_s: Option<f64>) -> f64 {
 }
 
 #[tokio::test]
-async fn after_an_ordinary_close_it_is_back_within_a_second() {
+async fn f45_after_an_ordinary_close_it_is_back_within_a_second() {
     for code in [1000, 1001, 1011, 4000] {
         let wait = back_after(code, Some(60.0)).await;
         assert!((0.0..=1.0).contains(&wait), "{code}: {wait}");
@@ -31,7 +31,7 @@ async fn after_an_ordinary_close_it_is_back_within_a_second() {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_server_it_is_back_within_the_spread() {
+async fn f45_after_a_restart_of_the_server_it_is_back_within_the_spread() {
     for code in [1012, 1013, 4429] {
         let wait = back_after(code, None).await;
         assert!((0.0..=1.0).contains(&wait), "{code}: {wait}");
@@ -47,7 +47,7 @@ async fn after_a_restart_of_the_server_it_is_back_within_the_spread() {
 }
 
 #[tokio::test]
-async fn after_a_refusal_it_waits_fifteen_to_thirty_seconds() {
+async fn f45_after_a_refusal_it_waits_fifteen_to_thirty_seconds() {
     for code in [1008, 4401, 4409, 4426] {
         let wait = back_after(code, Some(1.0)).await;
         assert!((15.0..=30.0).contains(&wait), "{code}: {wait}");

@@ -61,7 +61,7 @@ async fn the_path_of_the_configured_url_is_kept() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_tried_again_after_fifteen_to_thirty_seconds() {
+async fn f46_a_token_that_is_refused_is_tried_again_after_fifteen_to_thirty_seconds() {
     for status in ["401 Unauthorized", "403 Forbidden"] {
         let wait = back_after(&format!("HTTP/1.1 {status}\r\n\r\n")).await;
         assert!((15.0..=30.0).contains(&wait), "{status}: {wait}");
@@ -69,7 +69,7 @@ async fn a_token_that_is_refused_is_tried_again_after_fifteen_to_thirty_seconds(
 }
 
 #[tokio::test]
-async fn retry_after_is_obeyed_and_clamped() {
+async fn f46_retry_after_is_obeyed_and_clamped() {
     for (value, least, most) in [
         ("7", 7.0, 8.0),
         ("1e12", 600.0, 600.0),
@@ -89,7 +89,7 @@ async fn retry_after_is_obeyed_and_clamped() {
 }
 
 #[tokio::test]
-async fn retry_after_as_a_date_counts_from_the_servers_date() {
+async fn f46_retry_after_as_a_date_counts_from_the_servers_date() {
     let answer = "HTTP/1.1 429 Too Many Requests\r\n\
                   Date: Sat, 21 Nov 2026 12:00:00 GMT\r\n\
                   Retry-After: Sat, 21 Nov 2026 12:00:45 GMT\r\n\r\n";
@@ -98,7 +98,7 @@ async fn retry_after_as_a_date_counts_from_the_servers_date() {
 }
 
 #[tokio::test]
-async fn other_errors_of_the_server_back_off() {
+async fn f46_other_errors_of_the_server_back_off() {
     for status in [
         "404 Not Found",
         "408 Request Timeout",
@@ -128,7 +128,7 @@ async fn a_redirect_is_refused_and_not_followed() {
 }
 
 #[tokio::test]
-async fn a_captive_portal_is_no_server() {
+async fn f60_a_captive_portal_is_no_server() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>Log in</html>";
     let error = refused(answer).await;
     assert!(matches!(error, DialError::NotWebSocket(_)), "{error:?}");
@@ -136,7 +136,7 @@ async fn a_captive_portal_is_no_server() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_no_server() {
+async fn f60_what_is_not_http_is_no_server() {
     for answer in [
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
         "HTTP/1.1 101 Sure\r\n\r\n",
@@ -175,7 +175,7 @@ async fn a_hang_up_during_the_upgrade_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_the_upgrade_is_given_up() {
+async fn f46_a_server_that_does_not_answer_the_upgrade_is_given_up() {
     let peer = Peer::start().await;
     let limits = Limits {
         dial: Duration::from_millis(200),
@@ -196,7 +196,7 @@ async fn a_server_that_does_not_answer_the_upgrade_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_answer_that_trickles_in_is_given_up() {
+async fn f49_an_answer_that_trickles_in_is_given_up() {
     let peer = Peer::start().await;
     let limits = Limits {
         dial: Duration::from_millis(300),
@@ -232,7 +232,7 @@ async fn nobody_listening_is_an_error_that_names_the_address() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_knows_is_told_apart() {
+async fn f58_a_name_that_nobody_knows_is_told_apart() {
     let peer = Peer::start().await;
     let (mut server, identity) = (server(&peer), identity());
     server.url = "wss://no-such-host.invalid".parse().unwrap();

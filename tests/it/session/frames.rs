@@ -68,7 +68,7 @@ async fn what_cannot_be_read_is_ignored() {
 }
 
 #[tokio::test]
-async fn unknown_types_and_unknown_fields_of_known_ones_are_ignored() {
+async fn f52_unknown_types_and_unknown_fields_of_known_ones_are_ignored() {
     let mut rig = Rig::start(quick()).await;
     let mut connection = rig.peer.accept().await;
     connection.expect("hello").await;
@@ -87,7 +87,7 @@ async fn unknown_types_and_unknown_fields_of_known_ones_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_hundred_bad_frames_a_minute_are_borne_and_no_more() {
+async fn f51_f53_a_hundred_bad_frames_a_minute_are_borne_and_no_more() {
     let (mut rig, mut connection) = session().await;
     for number in 0..100 {
         match number % 2 {
@@ -125,7 +125,7 @@ async fn a_command_that_cannot_be_done_reaches_the_driver_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_command_before_welcome_is_rejected_and_forgotten() {
+async fn f61_a_command_before_welcome_is_rejected_and_forgotten() {
     let mut rig = Rig::start(quick()).await;
     let mut connection = rig.peer.accept().await;
     connection.expect("hello").await;
@@ -171,7 +171,7 @@ async fn a_message_of_exactly_one_mebibyte_is_read_and_a_longer_one_is_1009() {
 }
 
 #[tokio::test]
-async fn a_frame_that_claims_to_be_huge_is_1009_without_waiting_for_it() {
+async fn f50_a_frame_that_claims_to_be_huge_is_1009_without_waiting_for_it() {
     let huge = [&[0x81, 127][..], &(1u64 << 62).to_be_bytes()].concat();
     assert_eq!(closed_by(&huge).await, Some(1009));
     let large = [&[0x81, 127][..], &(64u64 << 20).to_be_bytes()].concat();
@@ -179,7 +179,7 @@ async fn a_frame_that_claims_to_be_huge_is_1009_without_waiting_for_it() {
 }
 
 #[tokio::test]
-async fn fragments_that_are_too_long_together_are_1009() {
+async fn f50_fragments_that_are_too_long_together_are_1009() {
     let (mut rig, mut connection) = session().await;
     let fragment = vec![b'x'; 300_000];
     let head = |first: u8| [&[first, 127][..], &300_000u64.to_be_bytes()].concat();
@@ -222,7 +222,7 @@ async fn what_breaks_the_rules_of_websocket_is_1002() {
 }
 
 #[tokio::test]
-async fn a_reset_within_a_frame_is_a_drop() {
+async fn f45_a_reset_within_a_frame_is_a_drop() {
     let (mut rig, mut connection) = session().await;
     connection.bytes(&[0x81, 100, b'{']).await;
     connection.socket.get_ref().set_zero_linger().unwrap();
@@ -251,7 +251,7 @@ async fn a_message_in_many_small_fragments_with_pings_between_is_read() {
 }
 
 #[tokio::test]
-async fn a_message_that_trickles_in_is_given_up() {
+async fn f49_a_message_that_trickles_in_is_given_up() {
     let mut limits = quick();
     limits.message = Duration::from_millis(300);
     let mut rig = Rig::start(limits).await;
@@ -270,7 +270,7 @@ async fn a_message_that_trickles_in_is_given_up() {
 }
 
 #[tokio::test]
-async fn fragments_that_never_end_are_given_up_even_with_pings_between() {
+async fn f49_fragments_that_never_end_are_given_up_even_with_pings_between() {
     let mut limits = quick();
     limits.message = Duration::from_millis(300);
     let mut rig = Rig::start(limits).await;

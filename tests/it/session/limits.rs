@@ -73,7 +73,7 @@ async fn it_pings_and_any_sign_of_life_keeps_the_link() {
 }
 
 #[tokio::test]
-async fn a_silent_peer_is_left_also_while_the_agent_only_writes() {
+async fn f44_a_silent_peer_is_left_also_while_the_agent_only_writes() {
     let mut limits = quick();
     (limits.ping, limits.silence) = (ms(50), ms(400));
     let mut rig = Rig::start(limits).await;
@@ -150,7 +150,7 @@ async fn events_are_drained_while_the_driver_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_stuck_write_ends_the_link() {
+async fn f48_a_stuck_write_ends_the_link() {
     let mut limits = quick();
     limits.stuck_write = ms(300);
     // Only the write is to blame: nothing is expected to come.
@@ -177,7 +177,7 @@ async fn a_stuck_write_ends_the_link() {
 }
 
 #[tokio::test]
-async fn a_slow_consumer_gets_1013_and_memory_stays_bounded() {
+async fn f48_a_slow_consumer_gets_1013_and_memory_stays_bounded() {
     let mut rig = Rig::with(Peer::with_small_buffers(), quick(), |_| {});
     let mut connection = rig.peer.session().await;
     let (_, events) = rig.connected().await;
@@ -210,7 +210,7 @@ async fn a_reply_that_is_too_big_for_a_message_goes_without_its_result() {
 }
 
 #[tokio::test]
-async fn more_records_than_may_wait_is_1013() {
+async fn f48_more_records_than_may_wait_is_1013() {
     let mut rig = Rig::with(Peer::with_small_buffers(), quick(), |_| {});
     let mut connection = rig.peer.session().await;
     let (_, events) = rig.connected().await;
@@ -237,7 +237,7 @@ async fn a_driver_that_gives_the_events_up_gets_a_new_session() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_starves_nothing_and_costs_no_memory() {
+async fn f53_a_flood_of_pings_starves_nothing_and_costs_no_memory() {
     let mut rig = Rig::start(quick()).await;
     let connection = rig.peer.session().await;
     let (_, events) = rig.connected().await;
@@ -278,7 +278,7 @@ async fn a_flood_of_pings_starves_nothing_and_costs_no_memory() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_whose_answers_nobody_reads_costs_no_memory() {
+async fn f53_a_flood_of_pings_whose_answers_nobody_reads_costs_no_memory() {
     let mut limits = quick();
     (limits.stuck_write, limits.message) = (ms(60_000), ms(60_000));
     let mut rig = Rig::with(Peer::with_small_buffers(), limits, |_| {});
@@ -295,7 +295,7 @@ async fn a_flood_of_pings_whose_answers_nobody_reads_costs_no_memory() {
 }
 
 #[tokio::test]
-async fn answers_to_pings_that_nobody_reads_are_a_stuck_write() {
+async fn f53_answers_to_pings_that_nobody_reads_are_a_stuck_write() {
     let mut limits = quick();
     limits.stuck_write = ms(300);
     let mut rig = Rig::with(Peer::with_small_buffers(), limits, |_| {});
@@ -314,7 +314,7 @@ async fn answers_to_pings_that_nobody_reads_are_a_stuck_write() {
 }
 
 #[tokio::test]
-async fn an_outage_is_tried_again_for_ever_and_never_in_a_hot_loop() {
+async fn f43_an_outage_is_tried_again_for_ever_and_never_in_a_hot_loop() {
     let mut limits = Limits::default();
     limits.waits.base = ms(20);
     limits.waits.cap = ms(100);

@@ -67,6 +67,16 @@ impl Rig {
 
     /// With a server configuration that `change` has changed.
     pub fn with(peer: Peer, limits: Limits, change: impl FnOnce(&mut Server)) -> Self {
+        Self::prepared(peer, limits, change, |session| session)
+    }
+
+    /// With a session that `prepare` has changed, too.
+    pub fn prepared(
+        peer: Peer,
+        limits: Limits,
+        change: impl FnOnce(&mut Server),
+        prepare: impl FnOnce(Session) -> Session,
+    ) -> Self {
         let mut server = server(&peer);
         change(&mut server);
         let (input_sender, inputs) = mpsc::channel(4);
@@ -78,7 +88,13 @@ impl Rig {
             metrics: metrics_reader,
             health: health_reader,
         };
-        let session = Session::new(server, identity(), input_sender, feeds, limits);
+        let session = prepare(Session::new(
+            server,
+            identity(),
+            input_sender,
+            feeds,
+            limits,
+        ));
         let (state, token) = (session.state(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(session.run(token.clone()));
@@ -148,6 +164,7 @@ pub fn server(peer: &Peer) -> Server {
         url: peer.url("ws", ""),
         token: Token::Static(TOKEN.into()),
         ca_file: None,
+        proxy: None,
     }
 }
 

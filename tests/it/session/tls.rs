@@ -15,9 +15,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::rig::{Rig, identity, quick, server};
 use crate::peer::{Connection, Peer, soon, welcome};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(super) fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
@@ -26,14 +26,14 @@ fn authority() -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn file(pem: &str) -> NamedTempFile {
+pub(super) fn file(pem: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(pem.as_bytes()).unwrap();
     file
 }
 
 /// A server's side of TLS, with a certificate for `names` that `change` has changed.
-fn acceptor(
+pub(super) fn acceptor(
     authority: &Authority,
     names: &[&str],
     change: impl FnOnce(&mut CertificateParams),
@@ -97,7 +97,7 @@ async fn a_server_of_the_configured_authority_is_believed_by_name_and_by_address
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_is_refused() {
+async fn f59_a_server_of_another_authority_is_refused() {
     let (ours, theirs) = (authority(), authority());
     let acceptor = acceptor(&theirs, &["localhost"], |_| {});
     refused(
@@ -107,7 +107,7 @@ async fn a_server_of_another_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_host_is_refused() {
+async fn f59_a_certificate_of_another_host_is_refused() {
     let ours = authority();
     let acceptor = acceptor(&ours, &["elsewhere.example"], |_| {});
     refused(
@@ -117,7 +117,7 @@ async fn a_certificate_of_another_host_is_refused() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused() {
+async fn f59_an_expired_certificate_is_refused() {
     let ours = authority();
     let acceptor = acceptor(&ours, &["localhost"], |params| {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -127,7 +127,37 @@ async fn an_expired_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_and_never_asked_in_plain_text() {
+async fn f59_a_server_that_speaks_tls_1_1_at_most_is_refused() {
+    let ours = authority();
+    let ca_file = file(&ours.pem());
+    let peer = Peer::start().await;
+    let mut server = server(&peer);
+    server.url = peer.url("wss", "");
+    server.ca_file = Some(ca_file.path().to_owned());
+    let (identity, limits) = (identity(), Limits::default());
+    let answering = async {
+        let mut stream = peer.tcp().await;
+        let mut first = [0; 5];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first)
+            .await
+            .unwrap();
+        // A ServerHello of version 3.2, which is TLS 1.1, with TLS_RSA_WITH_AES_128_CBC_SHA.
+        let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 0x2f, 0]);
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &hello)
+            .await
+            .unwrap();
+        stream
+    };
+    let dialling = dial(&server, &identity.agent_id, &limits);
+    let (dialled, _stream) = tokio::join!(soon(dialling), soon(answering));
+    refused(dialled.map(drop), "incompatible");
+    assert!(!peer.dialled_within(Duration::from_millis(50)).await);
+}
+
+#[tokio::test]
+async fn f59_a_server_without_tls_is_refused_and_never_asked_in_plain_text() {
     let ours = authority();
     let ca_file = file(&ours.pem());
     let peer = Peer::start().await;
