@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     match command.unwrap_or(Command::Run) {
         Command::Run => cli::run::run(&overrides, env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
+        Command::Healthcheck => cli::healthcheck::run(&overrides, &env),
         Command::Schema(args) => cli::schema::run(&args),
         Command::Dev(args) => cli::dev::run(args, &overrides, env),
     }

@@ -26,6 +26,7 @@ mod engine_faults;
 mod figures;
 mod gpu;
 mod hardening;
+mod image;
 mod images;
 mod observed;
 mod protocol;
