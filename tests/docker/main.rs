@@ -23,7 +23,6 @@ mod crash;
 mod deploy;
 mod dockerd_kills;
 mod engine_faults;
-mod figures;
 mod gpu;
 mod hardening;
 mod image;
