@@ -108,7 +108,15 @@ impl Figure {
 /// Prints the table and the JSON line; whether all bars are met.
 pub(crate) fn print(figures: &[Figure], machine: Value) -> bool {
     let met = figures.iter().all(Figure::met);
-    println!("{machine}");
+    let text = |name: &str| machine[name].as_str().unwrap_or_default().to_owned();
+    println!(
+        "rental-agent {} beside Docker Engine {}, Linux {} on {}, {} processors",
+        text("agent"),
+        text("engine"),
+        text("kernel"),
+        text("arch"),
+        machine["cpus"]
+    );
     println!(
         "{:<48} {:>4} {:>9} {:>9} {:>8} {:>18} {:>8}",
         "", "", "agent", "raw", "over", "95 %", "bar"
