@@ -18,9 +18,9 @@ use rental_agent::{
         Command, Error, ErrorCode, Incoming, Op,
         command::decode,
         limits::{
-            MAX_ARGUMENTS, MAX_ENV, MAX_GPUS, MAX_GRACE_S, MAX_INTEGER, MAX_LABEL_KEY_BYTES,
-            MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_PORT_NAME_BYTES, MAX_PORTS, MAX_REFERENCE_BYTES,
-            MAX_SECRET_BYTES, MAX_USERNAME_BYTES, MIN_MEMORY_BYTES,
+            MAX_ARGUMENTS, MAX_CPUS, MAX_ENV, MAX_GPUS, MAX_GRACE_S, MAX_INTEGER,
+            MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_PORT_NAME_BYTES, MAX_PORTS,
+            MAX_REFERENCE_BYTES, MAX_SECRET_BYTES, MAX_USERNAME_BYTES, MIN_CPUS, MIN_MEMORY_BYTES,
         },
     },
 };
@@ -60,7 +60,8 @@ fn beside(limits: &[usize]) -> Vec<usize> {
     limits.iter().flat_map(|&n| [n - 1, n, n + 1]).collect()
 }
 
-fn text() -> impl Strategy<Value = String> {
+/// Texts at and beside every limit of length, and odd ones.
+fn texts() -> Vec<String> {
     let lengths = beside(&[
         1,
         64,
@@ -90,72 +91,80 @@ fn text() -> impl Strategy<Value = String> {
         "1a",
         "a/b",
         "busybox",
-        "rental-agent.x",
         "missing",
         "tcp",
         "udp",
         "deploy",
+        "rental-agent.x",
         "Rental-Agent.x",
         "2026-11-21T12:00:00.000Z",
         "null",
     ];
-    prop_oneof![
-        prop::sample::select(odd.to_vec()).prop_map(str::to_owned),
-        prop::sample::select(lengths).prop_map(|length| "a".repeat(length)),
-        "[a-zA-Z0-9._:/@-]{0,20}",
-    ]
+    let long = lengths.into_iter().map(|length| "a".repeat(length));
+    long.chain(odd.map(str::to_owned)).collect()
 }
 
-fn number() -> impl Strategy<Value = Value> {
-    let grace = MAX_GRACE_S;
-    prop::sample::select(vec![
-        json!(-1),
-        json!(0),
-        json!(1),
-        json!(0.005),
-        json!(0.01),
-        json!(1.5),
-        json!(MAX_GPUS),
-        json!(MAX_GPUS + 1),
-        // Integers are written without a fraction, which a schema does not mind.
-        json!(600),
-        json!(grace + 0.5),
-        json!(4096),
-        json!(4096.5),
-        json!(65_535),
-        json!(65_536),
-        json!(MIN_MEMORY_BYTES - 1),
-        json!(MIN_MEMORY_BYTES),
-        json!(MAX_INTEGER),
-        json!(MAX_INTEGER + 1),
-    ])
+fn numbers() -> Vec<Value> {
+    // Integers are written without a fraction, which a schema does not mind.
+    let whole = [
+        0,
+        1,
+        600,
+        4096,
+        65_535,
+        65_536,
+        u64::try_from(MAX_GPUS).unwrap(),
+        u64::try_from(MAX_GPUS + 1).unwrap(),
+        MIN_MEMORY_BYTES - 1,
+        MIN_MEMORY_BYTES,
+        MAX_INTEGER,
+        MAX_INTEGER + 1,
+    ];
+    let broken = [0.005, MIN_CPUS, 1.5, MAX_GRACE_S + 0.5, MAX_CPUS + 0.5];
+    let whole = whole.into_iter().map(Value::from);
+    whole
+        .chain([json!(-1)])
+        .chain(broken.map(Value::from))
+        .collect()
 }
 
-fn value() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        4 => text().prop_map(Value::from),
-        4 => number(),
-        1 => Just(Value::Null),
-        1 => any::<bool>().prop_map(Value::from),
-        1 => Just(json!([])),
-        1 => Just(json!([null])),
-        1 => Just(json!({})),
-    ]
-}
-
-fn change() -> impl Strategy<Value = Change> {
+/// Everything that is done to every place.
+fn table() -> Vec<Change> {
+    let mut values: Vec<Value> = texts().into_iter().map(Value::from).collect();
+    values.extend(numbers());
+    values.extend([
+        json!(null),
+        json!(true),
+        json!([]),
+        json!([null]),
+        json!({}),
+    ]);
     let counts = beside(&[1, MAX_GPUS, MAX_PORTS, MAX_LABELS, MAX_ARGUMENTS, MAX_ENV]);
+    let names = texts().into_iter();
+    let put = values.into_iter().map(Change::Put);
+    put.chain([Change::Remove])
+        .chain(counts.into_iter().map(Change::Many))
+        .chain(names.clone().map(Change::Rename))
+        .chain(names.map(|name| Change::Add(name, json!("x"))))
+        .collect()
+}
+
+/// More of the same, by chance.
+fn change() -> impl Strategy<Value = Change> {
+    let text = "[a-zA-Z0-9._:/@-]{0,20}|\\PC{0,4}";
     prop_oneof![
-        4 => value().prop_map(Change::Put),
-        1 => Just(Change::Remove),
-        2 => (text(), value()).prop_map(|(name, value)| Change::Add(name, value)),
-        2 => prop::sample::select(counts).prop_map(Change::Many),
-        1 => text().prop_map(Change::Rename),
+        2 => prop::sample::select(table()),
+        1 => text.prop_map(|text| Change::Put(text.into())),
+        1 => any::<f64>().prop_filter("integers", |n| n.fract() != 0.0).prop_map(|n| Change::Put(n.into())),
+        1 => any::<u64>().prop_map(|n| Change::Put(n.into())),
+        1 => (text, text).prop_map(|(name, value)| Change::Add(name, value.into())),
+        1 => text.prop_map(Change::Rename),
     ]
 }
 
 /// Pointers to every value within.
-fn places(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
+fn places(value: &Value, at: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
     let members: Vec<(String, &Value)> = match value {
         Value::Object(object) => object.iter().map(|(k, v)| (k.clone(), v)).collect(),
         Value::Array(items) => (0..)
@@ -167,15 +176,13 @@ fn places(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
     for (name, inner) in members {
         let escaped = name.replace('~', "~0").replace('/', "~1");
         found.push((at.to_owned(), name));
-        places(inner, &format!("{at}/{escaped}"), found);
+        found.extend(places(inner, &format!("{at}/{escaped}")));
     }
+    found
 }
 
 /// The example with the change, or nothing where the change does not fit the place.
-fn changed(example: &Value, at: Index, change: &Change) -> Option<Value> {
-    let mut found = Vec::new();
-    places(example, "", &mut found);
-    let (parent, name) = at.get(&found);
+fn changed(example: &Value, (parent, name): &(String, String), change: &Change) -> Option<Value> {
     let mut changed = example.clone();
     let parent = changed.pointer_mut(parent)?;
     let number = name.parse::<usize>().ok();
@@ -310,6 +317,23 @@ fn the_examples_are_taken_by_both() {
     }
 }
 
+#[test]
+fn schema_and_decoder_agree_at_and_beside_every_limit() {
+    let table = table();
+    let mut compared = 0;
+    for (validator, example) in STAGE.iter() {
+        for place in places(example, "") {
+            for change in &table {
+                if let Some(message) = changed(example, &place, change) {
+                    agree(validator, &message).unwrap_or_else(|e| panic!("{place:?}: {e}"));
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 2_000, "{compared}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
 
@@ -318,7 +342,7 @@ proptest! {
         which: Index, at: Index, change in change(),
     ) {
         let (validator, example) = which.get(&STAGE);
-        if let Some(message) = changed(example, at, &change) {
+        if let Some(message) = changed(example, at.get(&places(example, "")), &change) {
             agree(validator, &message)?;
         }
     }
