@@ -102,7 +102,7 @@ fn agent(raw: raw::Agent, faults: &mut Faults) -> Option<Agent> {
             "agent.labels",
             &count,
             "are too many",
-            &format!("keep at most {}", raw::MAX_LABELS),
+            format!("keep at most {}", raw::MAX_LABELS),
         );
     }
     for (name, value) in raw

@@ -1,4 +1,4 @@
-//! The limits of what a server may ask for: one place for the checks and for the schemas. Patterns
+//! The limits of what is said on the wire: one place for the checks and for the schemas. Patterns
 //! are for the schemas; a test holds them equal to the code that reads. Pure.
 
 /// Integers on the wire stay below 2^53, so that every reader's numbers are exact.
@@ -41,6 +41,13 @@ pub const MAX_LABEL_VALUE_BYTES: usize = 1024;
 pub const MAX_USERNAME_BYTES: usize = 4096;
 /// For a registry: a password or a token.
 pub const MAX_SECRET_BYTES: usize = 16 * 1024;
+
+/// An error's message, in characters.
+pub const MAX_ERROR_CHARS: usize = 1000;
+/// The end of a tenant's output that a record keeps.
+pub const MAX_LOG_TAIL_BYTES: usize = 4 * 1024;
+/// A chunk of a command's output, before it is written as base64.
+pub const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 /// No NUL.
 pub const WITHOUT_NUL: &str = r"^[^\u0000]*$";

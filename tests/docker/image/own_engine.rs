@@ -3,14 +3,14 @@
 
 use std::fs;
 
-use rental_agent::protocol::record::View;
+use rental_agent::{dev::AgentView, protocol::record::View};
 use tempfile::TempDir;
 
 use super::hosted::Hosted;
 use crate::{
     fake_nvml,
     lab::{Engine, Own},
-    world::{gpu_uuid, serves_http},
+    world::{SOON, gpu_uuid, serves_http},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +23,15 @@ async fn the_agent_does_its_main_job_from_inside_its_image() {
     assert_eq!(host.view, View::Container);
     // An address that only other containers reach is worse than none.
     assert_eq!(host.public_address, None);
+    // The host's name, not the container's.
+    let name = engine.docker(&["info", "-f", "{{.Name}}"]);
     let world = &hosted.world;
+    let knows = |view: &AgentView| {
+        let hello = view.hello.as_ref();
+        hello.is_some_and(|hello| hello.host.hostname == name)
+    };
+    let known = world.server.wait_agent("the host's name", knows, SOON);
+    known.await.unwrap();
     let spec = world.spec(&serves_http()).port("web", 80);
     let (id, record) = world.deploy_ready(&spec).await;
     assert_eq!(world.get(record.ports[0].host).await, "hello\n");
