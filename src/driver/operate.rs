@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::{
     ids::ContainerId,
     instance::effect::{EngineOp, OpOutput},
-    runtime::{ContainerRuntime, Listing, RuntimeError, VolumeLabels},
     protocol::limits::MAX_LOG_TAIL_BYTES,
+    runtime::{ContainerRuntime, Listing, RuntimeError, VolumeLabels},
 };
 
 pub(super) async fn operate<R: ContainerRuntime>(

@@ -182,8 +182,9 @@ pub struct GpuRequest {
     #[schemars(with = "Option<Vec<GpuUuid>>", length(min = 1, max = MAX_GPUS))]
     #[schemars(extend("uniqueItems" = true))]
     pub uuids: Option<Vec<String>>,
-    /// Run without, where the host's configuration allows it and the engine has no GPU runtime.
+    /// Run without, where the engine has no GPU runtime. Not served: false or absent.
     #[serde(default)]
+    #[schemars(extend("enum" = [false, null]))]
     pub optional: bool,
 }
 
