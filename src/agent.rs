@@ -5,6 +5,7 @@
 //! process ends with an error, its service manager starts it again, and the start adopts.
 
 mod lock;
+pub mod pulse;
 
 use std::time::Duration;
 
@@ -40,14 +41,15 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let lock = lock::acquire(&config.agent.id, &token)
         .await
         .context("the lock of the agent's id")?;
-    let Some(_lock) = lock else { return Ok(()) };
+    let Some(lock) = lock else { return Ok(()) };
     let identity = identity(&config);
     tracing::info!(agent_id = %identity.agent_id, epoch = %identity.epoch,
         version = env!("CARGO_PKG_VERSION"), "rental-agent starts");
     let library = config.gpu.nvml_library.clone();
     let open = move || NvmlProbe::open(library.as_deref());
     let (probe, gpus) = GpuWatch::start("nvidia", open, Pace::default())?;
-    let docker = Docker::connect(&config.docker, &config.network)?;
+    let docker =
+        Docker::connect(&config.docker, &config.network)?.from_within(host::own_container());
     let (mut driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
     let reserve = config.resources.reserve_disk_bytes;
     let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus.clone())?;
@@ -85,6 +87,9 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     tasks.spawn("telemetry", async move { Ok(telemetry.run(until).await?) });
     let until = shutdown.hang_up.clone();
     tasks.spawn("probe", async move { Ok(probe.run(until).await?) });
+    let asked = lock.listener().context("the lock's socket")?;
+    let until = shutdown.hang_up.clone();
+    tasks.spawn("pulse", pulse::answer(asked, inputs.turned.clone(), until));
     let until = shutdown.hang_up.clone();
     tasks.spawn(
         "inventory",

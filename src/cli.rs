@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 pub mod dev;
+pub mod healthcheck;
 pub mod logging;
 pub mod run;
 pub mod schema;
@@ -45,7 +46,7 @@ Configuration, each stronger than the one before:
 
 Exit codes:
   0    ended as it was told to; `check`: everything is in place
-  1    failed; `check`: something is not in place
+  1    failed; `check`: something is not in place; `healthcheck`: the agent is not well
   2    the command line cannot be understood
   78   the configuration cannot be used; every fault is on standard error";
 
@@ -82,6 +83,8 @@ pub enum Command {
     Resume(control::Common),
     /// Show what the configuration is.
     Config(config::ConfigArgs),
+    /// Say whether the agent that runs here is well (exit code 0 or 1).
+    Healthcheck,
     /// Print the JSON Schemas of the protocol and of the configuration.
     Schema(schema::SchemaArgs),
     /// Try it: a reference server with an agent joined to it, and commands to give to it.

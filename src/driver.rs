@@ -111,6 +111,8 @@ pub struct Inputs {
     pub from_below: mpsc::Sender<Input>,
     /// What everybody may read.
     pub snapshot: watched::Receiver<Arc<Snapshot>>,
+    /// When the driver last had a turn, by the boot-time clock; it has one every 5 s at the latest.
+    pub turned: watched::Receiver<Duration>,
 }
 
 /// The task that owns the registry.
@@ -123,6 +125,7 @@ pub struct Driver<R> {
     from_below: mpsc::Receiver<Input>,
     below: mpsc::Sender<Input>,
     snapshot: watched::Sender<Arc<Snapshot>>,
+    turned: watched::Sender<Duration>,
     tasks: JoinSet<Input>,
     fetches: HashMap<FetchId, AbortHandle>,
     session: Option<(SessionNo, mpsc::Sender<Event>)>,
@@ -147,6 +150,7 @@ impl<R: ContainerRuntime> Driver<R> {
         let (to_local, from_local) = mpsc::channel(LOCAL);
         let (below, from_below) = mpsc::channel(INPUTS);
         let (snapshot, reader) = watched::channel(Arc::new(registry.snapshot()));
+        let (turned, last_turn) = watched::channel(clock::now().boot);
         let driver = Self {
             registry,
             runtime: Arc::new(runtime),
@@ -155,6 +159,7 @@ impl<R: ContainerRuntime> Driver<R> {
             from_below,
             below: below.clone(),
             snapshot,
+            turned,
             tasks: JoinSet::new(),
             fetches: HashMap::new(),
             session: None,
@@ -167,6 +172,7 @@ impl<R: ContainerRuntime> Driver<R> {
                 from_local: to_local,
                 from_below: below,
                 snapshot: reader,
+                turned: last_turn,
             },
         )
     }
@@ -209,6 +215,7 @@ impl<R: ContainerRuntime> Driver<R> {
                 self.fetches.drain().for_each(|(_, task)| task.abort());
             }
             self.wake_up(woken)?;
+            self.turned.send_replace(clock::now().boot);
         }
     }
 

@@ -12,10 +12,13 @@ mod view;
 
 use std::{fs, path::Path};
 
-pub use self::disk::disks;
+pub use self::{disk::disks, view::own_container};
 use crate::{
     config::Config,
-    protocol::{record::Host, text::printable},
+    protocol::{
+        record::{Host, View},
+        text::printable,
+    },
 };
 
 /// Who this machine is. `engine_root` is where the engine keeps its data, once that is known; the
@@ -25,12 +28,9 @@ pub fn facts(config: &Config, engine_root: Option<&Path>) -> Host {
     let mut host = system::facts();
     host.boot_id = first_line(&config.host.boot_id_file);
     host.view = view::detect();
-    host.public_address = Some(
-        network
-            .public_address
-            .clone()
-            .unwrap_or_else(|| address::own().to_string()),
-    );
+    // From inside a container the own address is one that no renter reaches.
+    let own = || (host.view == View::Host).then(|| address::own().to_string());
+    host.public_address = network.public_address.clone().or_else(own);
     host.disks = disks([Some(Path::new("/")), engine_root].into_iter().flatten());
     host.port_range = Some(network.port_range);
     host

@@ -124,6 +124,10 @@ pub struct EngineFacts {
     pub architecture: String,
     /// Where the engine keeps its data.
     pub root_dir: String,
+    /// The name of the machine that the engine runs on, as it knows it.
+    pub hostname: String,
+    /// Its operating system, for people.
+    pub os: String,
 }
 
 /// All that the engine holds, at about one moment.

@@ -18,13 +18,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ids::AgentId;
 
+/// What the sockets' names begin with; the agent's id follows.
+pub(super) const PREFIX: &str = "rental-agent/";
+
 /// The waiting agent tries again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Held as long as this lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _socket: UnixListener,
+    socket: UnixListener,
+}
+
+impl Lock {
+    /// The same socket, to be asked on. The lock is held as long as either lives.
+    pub(super) fn listener(&self) -> io::Result<tokio::net::UnixListener> {
+        let socket = self.socket.try_clone()?;
+        socket.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(socket)
+    }
 }
 
 /// Waits for the lock; `None` when cancelled first.
@@ -32,11 +44,11 @@ pub(super) async fn acquire(
     agent: &AgentId,
     token: &CancellationToken,
 ) -> io::Result<Option<Lock>> {
-    let address = SocketAddr::from_abstract_name(format!("rental-agent/{agent}"))?;
+    let address = SocketAddr::from_abstract_name(format!("{PREFIX}{agent}"))?;
     let mut told = false;
     loop {
         match UnixListener::bind_addr(&address) {
-            Ok(socket) => return Ok(Some(Lock { _socket: socket })),
+            Ok(socket) => return Ok(Some(Lock { socket })),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 if !told {
                     tracing::warn!(agent_id = %agent,

@@ -1,6 +1,9 @@
 //! `rental-agent schema`: the JSON Schemas (2020-12) of all that goes over the wire and of the
 //! configuration. They are made from the types; the files under `schemas/` are held equal to them.
 
+mod asyncapi;
+mod shape;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -15,6 +18,7 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 
+use self::shape::{closed, exact, with_nulls};
 use super::{complain, print};
 use crate::{
     api,
@@ -35,7 +39,7 @@ use crate::{
 /// Of `schema`.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
-    /// Only this one, like agent/hello, server/command, instance-spec or config.
+    /// Only this one, like agent/hello, server/command, instance-spec, config or asyncapi.
     name: Option<String>,
     /// Write each to a file of its own below this directory instead.
     #[arg(long, value_name = "DIR", conflicts_with = "name")]
@@ -73,10 +77,13 @@ pub fn schemas() -> BTreeMap<&'static str, Value> {
         ("config", config::schema()),
         ("error", written::<Error>()),
         ("instance", written::<Instance>()),
-        ("instance-spec", closed(read::<InstanceSpec>())),
-        ("server/ack", tagged("ack", read::<Ack>())),
+        ("instance-spec", closed(with_nulls(read::<InstanceSpec>()))),
+        ("server/ack", with_nulls(tagged("ack", read::<Ack>()))),
         ("server/command", command()),
-        ("server/welcome", tagged("welcome", read::<Welcome>())),
+        (
+            "server/welcome",
+            with_nulls(tagged("welcome", read::<Welcome>())),
+        ),
     ]);
     all.extend([
         ("agent/goodbye", tagged("goodbye", written::<Goodbye>())),
@@ -107,6 +114,7 @@ pub fn schemas() -> BTreeMap<&'static str, Value> {
 pub fn files() -> BTreeMap<&'static str, Value> {
     let mut all = schemas();
     all.insert("openapi", api::openapi::document());
+    all.insert("asyncapi", asyncapi::document());
     all
 }
 
@@ -131,7 +139,7 @@ fn write(all: &BTreeMap<&'static str, Value>, directory: &Path) -> io::Result<()
 
 /// Of what the agent writes: what is always there is required.
 fn written<T: JsonSchema>() -> Value {
-    of::<T>(Contract::Serialize)
+    exact(of::<T>(Contract::Serialize))
 }
 
 /// Of what the agent reads: what has a default is not required.
@@ -141,10 +149,8 @@ fn read<T: JsonSchema>() -> Value {
 
 fn of<T: JsonSchema>(contract: Contract) -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.contract = contract);
-    settings
-        .into_generator()
-        .into_root_schema_for::<T>()
-        .to_value()
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.to_value()
 }
 
 /// Adds the `type` that names a message.
@@ -198,7 +204,7 @@ fn command() -> Value {
         let mut schema = tagged("command", fields);
         require(&mut schema, "op", json!({ "const": op }));
         require(&mut schema, "id", fragment::<CommandId>());
-        add(&mut schema, "not_after", nullable(fragment::<Timestamp>()));
+        add(&mut schema, "not_after", fragment::<Timestamp>());
         if let Some(object) = schema.as_object_mut() {
             object.remove("$schema");
             if let Some(Value::Object(own)) = object.remove("$defs") {
@@ -209,13 +215,13 @@ fn command() -> Value {
         }
         alternatives.push(schema);
     }
-    closed(json!({
+    closed(with_nulls(json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Command",
         "description": "What the server tells the agent to do; one alternative for each op.",
         "oneOf": alternatives,
         "$defs": definitions,
-    }))
+    })))
 }
 
 /// A schema to put inside another one.
@@ -226,35 +232,4 @@ fn fragment<T: JsonSchema>() -> Value {
         object.remove("title");
     }
     schema
-}
-
-/// On the wire `null` is absent.
-fn nullable(mut schema: Value) -> Value {
-    if let Some(kind) = schema.get_mut("type") {
-        *kind = json!([kind.take(), "null"]);
-    }
-    schema
-}
-
-/// Allows no other properties than those that are listed, at every depth.
-fn closed(mut schema: Value) -> Value {
-    close(&mut schema);
-    schema
-}
-
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            // `properties` may itself be the name of a property: then it is a schema's member only
-            // if the object says that it is an object's schema.
-            let is_record = object.get("type") == Some(&json!("object"))
-                && object.get("properties").is_some_and(Value::is_object);
-            if is_record {
-                object.insert("additionalProperties".into(), Value::Bool(false));
-            }
-            object.values_mut().for_each(close);
-        }
-        Value::Array(items) => items.iter_mut().for_each(close),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }

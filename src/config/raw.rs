@@ -13,8 +13,27 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(super) use self::http::{Control, Http, HttpAuth, HttpTls};
+use super::validate::{DRIVER_CAPABILITIES, ULIMITS};
+use crate::{ids::AgentId, protocol::limits};
 
 const MIB: u64 = 1024 * 1024;
+
+/// Facts about the host.
+pub(super) const MAX_LABELS: usize = 64;
+/// In characters.
+pub(super) const MAX_LABEL_VALUE: usize = 256;
+
+// What the checks in `validate` let through, as far as a pattern can say it.
+const SERVER_URL: &str = "^(?:[Hh][Tt][Tt][Pp]|[Ww][Ss])[Ss]?://[^@?#]+$";
+const ENGINE_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$";
+const SUBNET: &str = r"^[0-9]{1,3}(?:\.[0-9]{1,3}){3}/(?:1[6-9]|2[0-8])$";
+const PORT_RANGE: &str = r"^\s*[0-9]+\s*-\s*[0-9]+\s*$";
+const REGISTRY: &str = r"^[^A-Z/@\s]+$";
+
+fn driver_capabilities() -> String {
+    let one = DRIVER_CAPABILITIES.join("|");
+    format!("^(?:{one})(?:,(?:{one}))*$")
+}
 
 /// Configuration of rental-agent.
 ///
@@ -43,11 +62,17 @@ pub(super) struct Raw {
 pub(super) struct Agent {
     /// The name of this host at the central server: 1 to 63 of [a-z0-9-], alphanumeric at both
     /// ends. Required, never generated. Also AGENT_ID.
-    #[schemars(example = &"gpu-host-1")]
+    #[schemars(with = "Option<AgentId>", example = &"gpu-host-1")]
     pub(super) id: Option<String>,
     /// Facts about this host for the server to choose by: at most 64, names of 1 to 63 of
     /// [A-Za-z0-9._/-], values of at most 256 characters.
-    #[schemars(example = BTreeMap::from([("zone", "eu-1")]), extend("maxProperties" = 64))]
+    #[schemars(example = BTreeMap::from([("zone", "eu-1")]), extend(
+        "maxProperties" = MAX_LABELS,
+        "propertyNames" = { "pattern": "^[A-Za-z0-9._/-]{1,63}$" },
+        "additionalProperties" = {
+            "type": "string", "maxLength": MAX_LABEL_VALUE, "pattern": limits::WITHOUT_CONTROL,
+        },
+    ))]
     pub(super) labels: BTreeMap<String, String>,
 }
 
@@ -57,7 +82,7 @@ pub(super) struct Agent {
 #[schemars(inline)]
 pub(super) struct Server {
     /// Where to dial: https, wss, http or ws. Required. Also API_SERVER_URL.
-    #[schemars(example = &"wss://rentals.example.com")]
+    #[schemars(example = &"wss://rentals.example.com", regex(pattern = SERVER_URL))]
     pub(super) url: Option<String>,
     /// The bearer token. Better in a file: see token_file. Also AGENT_TOKEN.
     #[schemars(with = "Option<String>", example = &"s3cret", extend("writeOnly" = true))]
@@ -85,7 +110,7 @@ pub(super) struct Server {
 #[schemars(inline)]
 pub(super) struct Docker {
     /// The engine's socket: unix:///PATH. Also DOCKER_HOST.
-    #[schemars(example = &"unix:///run/docker.sock")]
+    #[schemars(example = &"unix:///run/docker.sock", regex(pattern = "^unix:///[^@]*$"))]
     pub(super) host: String,
     /// A pull without any sign of life for so many seconds is given up.
     #[schemars(range(min = 1, max = 3600))]
@@ -107,13 +132,14 @@ impl Default for Docker {
 #[schemars(inline)]
 pub(super) struct Network {
     /// The engine's network that all rentals share; made when it is missing.
-    #[schemars(example = &"rentals")]
+    #[schemars(example = &"rentals", regex(pattern = ENGINE_NAME))]
+    #[schemars(extend("not" = { "enum": ["host", "bridge", "none", "default"] }))]
     pub(super) name: String,
     /// Its subnet: private IPv4, /16 to /28. Unset: the engine chooses.
-    #[schemars(example = &"172.30.0.0/16")]
+    #[schemars(example = &"172.30.0.0/16", regex(pattern = SUBNET))]
     pub(super) subnet: Option<String>,
     /// The host's ports that rentals are published on, first and last, from 1024 up.
-    #[schemars(example = &"31000-32000")]
+    #[schemars(example = &"31000-32000", regex(pattern = PORT_RANGE))]
     pub(super) port_range: String,
     /// The address or name by which renters reach this host. Unset: the server knows better.
     #[schemars(example = &"203.0.113.7")]
@@ -159,6 +185,7 @@ pub(super) struct Resources {
     pub(super) log_files: u32,
     /// Limits by name as in setrlimit(2), -1 for none. One above the engine's own fails the start.
     #[schemars(example = BTreeMap::from([("nofile", BTreeMap::from([("soft", 65_536), ("hard", 65_536)]))]))]
+    #[schemars(extend("propertyNames" = { "enum": ULIMITS }))]
     pub(super) ulimits: BTreeMap<String, Ulimit>,
 }
 
@@ -223,12 +250,12 @@ pub(super) struct Ulimit {
 pub(super) struct Policy {
     /// Registries that images may come from, as HOST or HOST:PORT. Unset: every one but IP
     /// addresses, private names, and ports other than 443.
-    #[schemars(example = ["docker.io", "registry.example.com:5000"])]
+    #[schemars(example = ["docker.io", "registry.example.com:5000"], inner(regex(pattern = REGISTRY)))]
     pub(super) allowed_registries: Option<Vec<String>>,
     /// Let sudo work inside rentals (lifts no-new-privileges).
     pub(super) sudo: bool,
     /// The engine's OCI runtime for all rentals. Unset: its default.
-    #[schemars(example = &"runsc")]
+    #[schemars(example = &"runsc", regex(pattern = ENGINE_NAME))]
     pub(super) runtime: Option<String>,
     /// Take only commands that are signed with the key of command_public_key_file, for this agent and
     /// with an end of their validity. All others are refused, whoever sends them.
@@ -248,7 +275,7 @@ pub(super) struct Gpu {
     pub(super) nvml_library: Option<PathBuf>,
     /// What of the driver rentals see, comma-separated: compute, utility, graphics, video,
     /// display, ngx, compat32, or all.
-    #[schemars(example = &"compute,utility,video")]
+    #[schemars(example = &"compute,utility,video", extend("pattern" = driver_capabilities()))]
     pub(super) driver_capabilities: String,
 }
 
@@ -323,7 +350,8 @@ pub fn schema() -> Value {
     schema
 }
 
-/// TOML has no null: an optional key is absent, and its schema is that of its value.
+/// TOML has no null: an optional key is absent, and its schema is that of its value. Paths are
+/// absolute.
 fn without_null(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -336,6 +364,9 @@ fn without_null(value: &mut Value) {
                     let only = only.clone();
                     object.insert("type".into(), only);
                 }
+            }
+            if object.get("format").is_some_and(|format| format == "path") {
+                object.insert("pattern".into(), "^/".into());
             }
             object.values_mut().for_each(without_null);
         }

@@ -23,7 +23,7 @@ use crate::protocol::text::printable;
 pub(in crate::config) use server::is_loopback;
 
 /// The names that setrlimit knows, as the engine spells them.
-const ULIMITS: &[&str] = &[
+pub(super) const ULIMITS: &[&str] = &[
     "core",
     "cpu",
     "data",
@@ -42,7 +42,7 @@ const ULIMITS: &[&str] = &[
 ];
 
 /// What NVIDIA's container toolkit knows.
-const DRIVER_CAPABILITIES: &[&str] = &[
+pub(super) const DRIVER_CAPABILITIES: &[&str] = &[
     "all", "compat32", "compute", "display", "graphics", "ngx", "utility", "video",
 ];
 
@@ -102,10 +102,17 @@ fn agent(raw: raw::Agent, faults: &mut Faults) -> Option<Agent> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b))
     };
-    let short = |value: &str| value.chars().count() <= 256 && !value.chars().any(char::is_control);
-    if raw.labels.len() > 64 {
+    let short = |value: &str| {
+        value.chars().count() <= raw::MAX_LABEL_VALUE && !value.chars().any(char::is_control)
+    };
+    if raw.labels.len() > raw::MAX_LABELS {
         let count = format!("{} labels", raw.labels.len());
-        faults.shown("agent.labels", &count, "are too many", "keep at most 64");
+        faults.shown(
+            "agent.labels",
+            &count,
+            "are too many",
+            format!("keep at most {}", raw::MAX_LABELS),
+        );
     }
     for (name, value) in raw
         .labels

@@ -6,11 +6,9 @@ use std::collections::BTreeMap;
 use crate::{
     ids::ContainerId,
     instance::effect::{EngineOp, OpOutput},
+    protocol::limits::MAX_LOG_TAIL_BYTES,
     runtime::{ContainerRuntime, Listing, RuntimeError, VolumeLabels},
 };
-
-/// A rental's log in its final record is at most this long.
-const LOG_TAIL_BYTES: usize = 4 * 1024;
 
 pub(super) async fn operate<R: ContainerRuntime>(
     runtime: &R,
@@ -35,7 +33,7 @@ pub(super) async fn operate<R: ContainerRuntime>(
             let seen = runtime.inspect(&name).await?;
             let tail = match &seen {
                 // A log that cannot be had keeps nothing from ending.
-                Some(_) => runtime.log_tail(&name, LOG_TAIL_BYTES).await.ok(),
+                Some(_) => runtime.log_tail(&name, MAX_LOG_TAIL_BYTES).await.ok(),
                 None => None,
             };
             OpOutput::Examined(seen.map(Box::new), tail)

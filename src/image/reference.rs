@@ -17,8 +17,7 @@
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
-/// A reference is at most this long, in bytes.
-pub const MAX_REFERENCE_BYTES: usize = 512;
+pub use crate::protocol::limits::MAX_REFERENCE_BYTES;
 
 /// Domain and path together are at most this long: older engines refuse more.
 const MAX_NAME_BYTES: usize = 255;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::process::{check_arguments, parse_env};
 pub use self::public::{InvalidPublicSpec, MAX_PUBLIC_SPEC_BYTES, PublicSpec};
+pub use crate::protocol::limits::MIN_MEMORY_BYTES;
 use crate::{
     config::Policy,
     ids::{GpuUuid, InstanceId, SpecHash},
@@ -24,27 +25,19 @@ use crate::{
     protocol::{
         Error, ErrorCode, Stage,
         command::escape,
+        limits::{
+            MAX_CPUS, MAX_GPUS, MAX_GRACE_S, MAX_INTEGER, MAX_LABEL_KEY_BYTES,
+            MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_PORT_NAME_BYTES, MAX_PORTS, MAX_SECRET_BYTES,
+            MAX_USERNAME_BYTES, MIN_CPUS,
+        },
         record::PortProtocol,
         spec::{self as wire, PullPolicy},
     },
     runtime::Credentials,
 };
 
-/// Less memory no engine accepts.
-pub const MIN_MEMORY_BYTES: u64 = 6 * 1024 * 1024;
 /// Less than a hundredth of a core no engine accepts.
 pub const MIN_NANO_CPUS: u64 = 10_000_000;
-const MAX_NANO_CPUS: u64 = 4096 * 1_000_000_000;
-/// Integers on the wire stay below 2^53, so that every reader's numbers are exact.
-const MAX_INTEGER: u64 = (1 << 53) - 1;
-const MAX_GPUS: usize = 64;
-const MAX_PORTS: usize = 64;
-const MAX_LABELS: usize = 64;
-const MAX_LABEL_KEY_BYTES: usize = 128;
-const MAX_LABEL_VALUE_BYTES: usize = 1024;
-const MAX_STOP_GRACE: Duration = Duration::from_secs(600);
-const MAX_USERNAME_BYTES: usize = 4096;
-const MAX_SECRET_BYTES: usize = 16 * 1024;
 
 /// A spec within all limits, and allowed by the host's rules.
 #[derive(Debug, Clone)]
@@ -208,6 +201,20 @@ pub fn parse_credentials(
     }
 }
 
+/// Reads the `grace_s` of a command: seconds between TERM and KILL.
+pub fn parse_grace(seconds: Option<f64>) -> Result<Option<Duration>, Error> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(grace) if seconds <= MAX_GRACE_S => Ok(Some(grace)),
+        _ => {
+            let message = format!("`grace_s` is {seconds}; 0 to {MAX_GRACE_S} seconds");
+            Err(invalid("/grace_s", message))
+        }
+    }
+}
+
 fn parse_gpus(request: Option<wire::GpuRequest>) -> Result<Option<GpuDemand>, Error> {
     let Some(request) = request else {
         return Ok(None);
@@ -263,11 +270,11 @@ fn parse_uuids(uuids: &[String]) -> Result<Vec<GpuUuid>, Error> {
 
 fn parse_cpus(cpus: f64) -> Result<u64, Error> {
     nano_cpus(cpus)
-        .filter(|nano| (MIN_NANO_CPUS..=MAX_NANO_CPUS).contains(nano))
+        .filter(|nano| (MIN_CPUS..=MAX_CPUS).contains(&cores(*nano)))
         .ok_or_else(|| {
             invalid(
                 "/spec/cpus",
-                format!("`cpus` is {cpus}; 0.01 to 4096 cores"),
+                format!("`cpus` is {cpus}; {MIN_CPUS} to {MAX_CPUS} cores"),
             )
         })
 }
@@ -313,13 +320,14 @@ fn check_ports(ports: &[PortRequest]) -> Result<(), (String, String)> {
     let (mut names, mut targets) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in ports.iter().enumerate() {
         let name = &port.name;
-        let valid = (1..=63).contains(&name.len())
+        let valid = (1..=MAX_PORT_NAME_BYTES).contains(&name.len())
             && name
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !valid {
             let shown: String = name.chars().take(80).collect();
-            let message = format!("{shown:?} is no name of a port: 1 to 63 of [a-z0-9-]");
+            let message =
+                format!("{shown:?} is no name of a port: 1 to {MAX_PORT_NAME_BYTES} of [a-z0-9-]");
             return Err((format!("/{index}/name"), message));
         }
         if port.container == 0 {
@@ -345,10 +353,10 @@ fn check_ports(ports: &[PortRequest]) -> Result<(), (String, String)> {
 fn parse_stop_grace(seconds: f64) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds)
         .ok()
-        .filter(|grace| *grace <= MAX_STOP_GRACE)
+        .filter(|grace| grace.as_secs_f64() <= MAX_GRACE_S)
         .and_then(|grace| u64::try_from(grace.as_millis()).ok())
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("`stop_grace_s` is {seconds}; 0 to 600 seconds"))
+        .ok_or_else(|| format!("`stop_grace_s` is {seconds}; 0 to {MAX_GRACE_S} seconds"))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Error> {

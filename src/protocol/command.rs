@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     error::{Error, ErrorCode, Stage},
+    limits::{MAX_GRACE_S, MAX_REFERENCE_BYTES, REFERENCE},
     spec::{InstanceSpec, RegistryAuth},
     text::without_value,
 };
@@ -128,13 +129,12 @@ pub struct Deploy {
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub struct Terminate {
     pub instance_id: InstanceId,
-    /// For people; kept in the log only.
+    /// For people; kept in the log only, and cut there.
     #[serde(default)]
-    #[schemars(length(max = 1000))]
     pub reason: Option<String>,
     /// Seconds between TERM and KILL; unset: the spec's.
     #[serde(default)]
-    #[schemars(range(min = 0.0, max = 600.0))]
+    #[schemars(range(min = 0.0, max = MAX_GRACE_S))]
     pub grace_s: Option<f64>,
 }
 
@@ -149,7 +149,7 @@ pub struct Cancel {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub struct PullImage {
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = MAX_REFERENCE_BYTES), regex(pattern = REFERENCE))]
     pub image: String,
     #[serde(default)]
     pub registry_auth: Option<RegistryAuth>,

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits::MAX_ERROR_CHARS;
+
 /// What went wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -84,7 +86,7 @@ pub struct Error {
     /// For programs.
     pub code: ErrorCode,
     /// For people: what was wrong, where, and what would be right. At most 1,000 characters.
-    #[schemars(length(max = 1000))]
+    #[schemars(length(max = MAX_ERROR_CHARS))]
     pub message: String,
     /// How far it had come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +125,7 @@ impl Error {
     /// An error with the code's usual retry class. The message is made safe to show: control
     /// characters are escaped and it is cut at 1,000 characters.
     pub fn new(code: ErrorCode, message: impl AsRef<str>) -> Self {
-        let message = super::text::printable(message.as_ref(), 1000);
+        let message = super::text::printable(message.as_ref(), MAX_ERROR_CHARS);
         Self {
             code,
             message,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::Error,
+    limits::MAX_OUTPUT_BYTES,
     record::{Gpu, Health, Host, Instance, Phase, Resources, Status},
 };
 use crate::{
@@ -199,6 +200,7 @@ pub struct Metrics {
 pub struct HostSample {
     /// 0 to 100 of all cores since the last sample.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100.0))]
     pub cpu_percent: Option<f64>,
     pub memory_used_bytes: u64,
     pub memory_total_bytes: u64,
@@ -278,6 +280,7 @@ pub struct Output {
     pub command_id: CommandId,
     pub seq: u64,
     pub stream: StreamName,
+    #[schemars(length(max = MAX_OUTPUT_BYTES.div_ceil(3) * 4))]
     pub data: String,
     pub encoding: Encoding,
     #[serde(default, skip_serializing_if = "Option::is_none")]

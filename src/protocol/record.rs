@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
+use super::{error::Error, limits::MAX_LOG_TAIL_BYTES};
 use crate::{
     clock::Timestamp,
     ids::{CommandId, ContainerId, GpuUuid, InstanceId, SpecHash},
@@ -84,8 +84,10 @@ pub struct PublishedPort {
     /// The name that the spec gave it.
     pub name: String,
     /// Port inside the container.
+    #[schemars(range(min = 1))]
     pub container: u16,
     /// Port of the host.
+    #[schemars(range(min = 1))]
     pub host: u16,
     /// Transport.
     pub protocol: PortProtocol,
@@ -148,6 +150,7 @@ pub struct Ended {
     pub error: Option<Error>,
     /// The last of the tenant's output: at most 4 KiB, control characters escaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_LOG_TAIL_BYTES))]
     pub log_tail: Option<String>,
 }
 

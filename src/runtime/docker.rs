@@ -46,6 +46,8 @@ pub struct Docker {
     network: String,
     subnet: Option<Ipv4Net>,
     foreign: ForeignDevices,
+    /// The container that the agent runs in; it holds nothing that could be rented out.
+    own: Option<ContainerId>,
 }
 
 impl Docker {
@@ -61,7 +63,15 @@ impl Docker {
             network: network.name.clone(),
             subnet: network.subnet,
             foreign: ForeignDevices::default(),
+            own: None,
         })
+    }
+
+    /// For an agent that runs in a container itself, which then is never counted.
+    #[must_use]
+    pub fn from_within(mut self, own: Option<ContainerId>) -> Self {
+        self.own = own;
+        self
     }
 }
 
@@ -83,7 +93,8 @@ impl ContainerRuntime for Docker {
     }
 
     async fn holders(&self, gpus: &[GpuUuid], mine: &str) -> Result<Vec<Holder>, RuntimeError> {
-        holders::holders(&self.connection, &self.foreign, gpus, mine).await
+        let own = self.own.as_ref();
+        holders::holders(&self.connection, &self.foreign, gpus, mine, own).await
     }
 
     async fn inspect(&self, name: &str) -> Result<Option<Observed>, RuntimeError> {

@@ -44,6 +44,19 @@ fn check_reports_faults_as_text_and_as_json_and_ends_with_1() {
 }
 
 #[test]
+fn healthcheck_names_the_agent_that_is_not_there_and_ends_with_1() {
+    for (arguments, env) in [
+        (&["healthcheck", "--agent-id", "nobody-here"][..], &[][..]),
+        (&["healthcheck"], &[("AGENT_ID", "nobody-here")]),
+    ] {
+        let output = binary(arguments, env);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains("agent nobody-here does not"), "{errors}");
+    }
+}
+
+#[test]
 fn check_names_the_engine_and_the_server_that_do_not_answer() {
     let env = [
         ("AGENT_ID", "a"),

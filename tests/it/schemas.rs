@@ -5,6 +5,8 @@
     reason = "a test ends where its expectation does"
 )]
 
+mod agreement;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -159,6 +161,59 @@ fn the_schemas_name_all_messages_ops_and_fields_that_the_code_serves() {
     );
     let spec = all["instance-spec"]["properties"].as_object().unwrap();
     assert_eq!(spec.keys().collect::<Vec<_>>(), SERVED_SPEC);
+}
+
+#[test]
+fn the_session_document_names_every_message_once_and_nothing_that_is_not_there() {
+    let document = &files()["asyncapi"];
+    let schemas = schemas();
+    let messages = document["components"]["messages"].as_object().unwrap();
+    let mut named = BTreeSet::new();
+    for (name, message) in messages {
+        let file = message["payload"]["schema"]["$ref"].as_str().unwrap();
+        let file = file.trim_start_matches("./").trim_end_matches(".json");
+        assert_eq!(type_of_message(&schemas[file]), *name);
+        named.insert(file);
+    }
+    let frames = |name: &&str| name.starts_with("agent/") || name.starts_with("server/");
+    assert_eq!(named, schemas.keys().copied().filter(frames).collect());
+    // Whoever sends it, each is sent in one operation.
+    let operations = document["operations"].as_object().unwrap();
+    for file in named {
+        let (side, name) = file.split_once('/').unwrap();
+        let action = if side == "agent" { "send" } else { "receive" };
+        assert_eq!(operations[&format!("{action}-{name}")]["action"], action);
+    }
+    assert_eq!(operations.len(), messages.len());
+    for pointer in references(document) {
+        if let Some(pointer) = pointer.strip_prefix('#') {
+            assert!(document.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+}
+
+/// Each alternative of the command says it for itself.
+fn type_of_message(schema: &Value) -> String {
+    match schema["oneOf"].get(0) {
+        Some(alternative) => type_of(alternative),
+        None => type_of(schema),
+    }
+}
+
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(object) => {
+            let own = object
+                .get("$ref")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            own.into_iter()
+                .chain(object.values().flat_map(references))
+                .collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
 }
 
 fn type_of(schema: &Value) -> String {

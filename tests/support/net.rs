@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     time::Duration,
@@ -24,6 +24,11 @@ impl Net {
     /// A listener on a free port of this network's loopback.
     pub(crate) fn listen(&self) -> TcpListener {
         self.inside(|| TcpListener::bind("127.0.0.1:0").expect("bind on loopback"))
+    }
+
+    /// A listener on a free port of this address of this network.
+    pub(crate) fn listen_at(&self, address: IpAddr) -> TcpListener {
+        self.inside(|| TcpListener::bind((address, 0)).expect("bind in the network"))
     }
 
     /// A port of this network's loopback that is free now.

@@ -1,7 +1,11 @@
 //! Worlds: one host in small each, with the whole agent as a process between a reference server and
 //! a real engine. Included like the lab, beside it and the stand-in for NVML.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses a part of it"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

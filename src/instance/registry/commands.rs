@@ -18,6 +18,7 @@ use crate::{
         Command, EndReason, Error, ErrorCode, Op, Outcome, Phase, Stage,
         command::{PullImage, Terminate},
         spec::PullPolicy,
+        text::printable,
     },
     runtime::Credentials,
 };
@@ -35,7 +36,7 @@ impl Registry {
         if self.engine.listed {
             self.execute(*command, now);
         } else if let Op::Terminate(Terminate { grace_s, .. }) = &command.op
-            && let Err(error) = grace(*grace_s)
+            && let Err(error) = spec::parse_grace(*grace_s)
         {
             // What is wrong in itself need not wait.
             self.reject(command.id, error);
@@ -153,7 +154,7 @@ impl Registry {
     ) {
         let instance = &terminate.instance_id;
         let accepted = self.ledger.is_running(&id);
-        let grace = match grace(terminate.grace_s) {
+        let grace = match spec::parse_grace(terminate.grace_s) {
             Ok(grace) => grace,
             Err(error) if !accepted => return self.reject(id, error),
             Err(_) => None,
@@ -185,7 +186,8 @@ impl Registry {
             } else {
                 EndReason::Cancelled
             };
-            tracing::info!(instance_id = %instance, command_id = %id, reason = ?terminate.reason,
+            let reason_given = terminate.reason.as_deref().map(|r| printable(r, 200));
+            tracing::info!(instance_id = %instance, command_id = %id, reason = reason_given,
                 "terminate");
             self.decide_end(instance, reason, Some(id), grace, now);
         }
@@ -324,20 +326,5 @@ impl Registry {
         let error = Error::new(ErrorCode::Cancelled, format!("cancelled by command {id}"));
         self.close(target.clone(), Err(error));
         self.close(id, Ok(Some(serde_json::json!({ "known": true }))));
-    }
-}
-
-/// Seconds between TERM and KILL as a duration.
-fn grace(seconds: Option<f64>) -> Result<Option<Duration>, Error> {
-    let Some(seconds) = seconds else {
-        return Ok(None);
-    };
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(grace) if seconds <= 600.0 => Ok(Some(grace)),
-        _ => Err(
-            Error::new(ErrorCode::InvalidSpec, "grace_s has to be 0 to 600 seconds")
-                .at(Stage::Validate)
-                .pointing("/grace_s"),
-        ),
     }
 }

@@ -9,7 +9,7 @@ use super::{Options, Registry, slots::Capacity};
 use crate::{
     clock::{Now, Seldom, Timestamp},
     instance::effect::{Effect, Listed, Ticket},
-    protocol::record::{Disk, EngineStatus},
+    protocol::record::{Disk, EngineStatus, View},
     runtime::EngineFacts,
 };
 
@@ -91,6 +91,11 @@ impl Registry {
         } = &mut self.options;
         host.engine = Some(facts.engine.clone());
         host.disks = disks;
+        if host.view == View::Container {
+            // What the agent sees itself is its container's.
+            host.hostname.clone_from(&facts.hostname);
+            host.os.clone_from(&facts.os);
+        }
         self.slots
             .set_capacity(Capacity::of(host, limits, *port_range));
         self.engine.facts = Some(facts);

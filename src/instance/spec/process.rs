@@ -7,15 +7,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::invalid;
 use crate::{
     policy,
-    protocol::{Error, command::escape},
+    protocol::{
+        Error,
+        command::escape,
+        limits::{MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, MAX_ENV, MAX_ENV_BYTES},
+    },
 };
-
-const MAX_ARGUMENTS: usize = 1024;
-/// Of entrypoint and command together; far below the kernel's own limit.
-const MAX_ARGUMENT_BYTES: usize = 64 * 1024;
-const MAX_ENV: usize = 1024;
-/// Of all names and values together.
-const MAX_ENV_BYTES: usize = 64 * 1024;
 
 /// Checks what is to be executed.
 pub(super) fn check_arguments(

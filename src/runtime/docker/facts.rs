@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    protocol::record::Engine,
+    protocol::{record::Engine, text::printable},
     runtime::{EngineFacts, RuntimeError},
 };
 
@@ -99,6 +99,8 @@ fn facts(version: SystemVersion, info: SystemInfo, started_at: Option<Timestamp>
             .collect(),
         architecture: version.arch.unwrap_or_default(),
         root_dir: info.docker_root_dir.unwrap_or_default(),
+        hostname: printable(&info.name.unwrap_or_default(), 255),
+        os: printable(&info.operating_system.unwrap_or_default(), 100),
     }
 }
 

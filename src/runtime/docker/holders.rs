@@ -31,14 +31,17 @@ pub(super) struct ForeignDevices(Mutex<HashMap<ContainerId, Vec<String>>>);
 /// once ever for each that is not a rental.
 ///
 /// A container that cannot be inspected and whose devices are not known fails the whole question: a
-/// GPU whose holder is unknown is not free.
+/// GPU whose holder is unknown is not free. The agent's own container sees all GPUs to watch them, and
+/// holds none.
 pub(super) async fn holders(
     connection: &Connection,
     foreign: &ForeignDevices,
     gpus: &[GpuUuid],
     mine: &str,
+    agent: Option<&ContainerId>,
 ) -> Result<Vec<Holder>, RuntimeError> {
-    let live = listing::containers(connection, &LIVE).await?;
+    let mut live = listing::containers(connection, &LIVE).await?;
+    live.retain(|container| Some(&container.id) != agent);
     foreign.forget_all_but(&live);
     let (own, others): (Vec<Observed>, Vec<Observed>) = live
         .into_iter()

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use rental_agent::config::ConfigError;
+use rental_agent::config::{self, ConfigError};
+use serde_json::{Value, json};
 
 use super::{REQUIRED, faulty, load, load_file, with, write};
 
@@ -153,6 +154,51 @@ fn values_that_make_no_sense_are_refused() {
             assert_eq!(found.len(), 1, "{name}={value}: {found:?}");
         }
     }
+}
+
+/// What only a look at the machine, or more than a pattern, tells.
+const BEYOND_THE_SCHEMA: &[&str] = &[
+    "/nonexistent/ca.pem",
+    "/proc/version",
+    "8.8.8.0/24",
+    "10.0.0.1/24",
+    "31000-30000",
+    "80-90",
+    "1-2000",
+    "60000-70000",
+    r#"{"nofile": {"soft": 2, "hard": 1}}"#,
+    r#"{"nofile": {"soft": -1, "hard": 1}}"#,
+    r#"["a:0"]"#,
+    r#"["a:99999"]"#,
+    "/nonexistent",
+    "/dev/null",
+    "loud",
+    "a=b=c",
+    // A whole number to a schema, but not as it is written.
+    "1e3",
+];
+
+#[test]
+fn what_is_refused_the_schema_refuses_too_where_it_can_say_it() {
+    let schema = jsonschema::draft202012::new(&config::schema()).unwrap();
+    let mut faults = Vec::new();
+    for (key, values) in REFUSED {
+        for value in *values {
+            // Texts as they are; everything else as JSON, like in the environment.
+            let text = Value::from(*value);
+            let typed = serde_json::from_str(value).unwrap_or_else(|_| text.clone());
+            let (section, name) = key.split_once('.').unwrap();
+            let accepted = [text, typed]
+                .iter()
+                .any(|value| schema.is_valid(&json!({ section: { name: value } })));
+            let beyond = BEYOND_THE_SCHEMA.contains(value) || *key == "network.public_address";
+            faults.extend((accepted != beyond).then(|| format!("{key} = {value}: {accepted}")));
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "accepted by the schema, or refused as no pattern can: {faults:#?}"
+    );
 }
 
 #[test]

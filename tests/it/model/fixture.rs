@@ -119,6 +119,8 @@ pub(crate) fn engine_facts(started_at: Option<Timestamp>) -> EngineFacts {
         security_options: vec!["name=seccomp,profile=builtin".to_owned()],
         architecture: "amd64".to_owned(),
         root_dir: "/var/lib/docker".to_owned(),
+        hostname: String::new(),
+        os: String::new(),
     }
 }
 

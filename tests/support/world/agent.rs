@@ -26,7 +26,7 @@ impl AgentProcess {
     /// Starts the agent with this environment and nothing else of ours. It logs to the end of `log`.
     pub(crate) fn spawn(env: &BTreeMap<String, String>, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        let child = Command::new(binary())
             .arg("run")
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -86,6 +86,13 @@ impl Drop for AgentProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The agent of this build; for the bench, which is none of its tests, the one that it is given.
+fn binary() -> PathBuf {
+    let of_this_build = option_env!("CARGO_BIN_EXE_rental-agent").map(PathBuf::from);
+    let given = || std::env::var_os("BENCH_AGENT").map(PathBuf::from);
+    of_this_build.or_else(given).expect("an agent to start")
 }
 
 /// A log as text.

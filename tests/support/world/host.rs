@@ -137,6 +137,11 @@ impl World {
         self
     }
 
+    /// How the agent is configured.
+    pub(crate) fn env(&self, name: &str) -> &str {
+        &self.env[name]
+    }
+
     /// Starts the agent and does not wait for anything.
     pub(crate) fn start_agent(&mut self) {
         assert!(self.agent.is_none(), "the agent runs already");

@@ -7,6 +7,7 @@ fn what_an_engine_says_of_itself() {
     let version = json!({"Version": "20.10.24", "ApiVersion": "1.41", "Arch": "amd64"});
     let info = json!({
         "Driver": "overlay2", "CgroupVersion": "1", "DockerRootDir": "/var/lib/docker",
+        "Name": "gpu-host-1", "OperatingSystem": "Debian GNU/Linux 12 (bookworm)",
         "Runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}},
         "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"],
     });
@@ -22,6 +23,8 @@ fn what_an_engine_says_of_itself() {
     assert!(facts.engine.gpu_runtime && !facts.engine.cdi);
     assert_eq!(facts.security_options, ["apparmor", "seccomp"]);
     assert_eq!(facts.architecture, "amd64");
+    assert_eq!(facts.hostname, "gpu-host-1");
+    assert_eq!(facts.os, "Debian GNU/Linux 12 (bookworm)");
 }
 
 #[test]
