@@ -165,6 +165,8 @@ async fn the_contract_holds_for_whatever_is_sent() {
     let url = format!("http://127.0.0.1:{port}");
     let mut command = Command::new(program);
     command
+        .arg("--config-file")
+        .arg(root.join("tests/python/schemathesis.toml"))
         .args(["run", &format!("{url}/openapi.json"), "--url", &url])
         .args([
             "--phases",
