@@ -29,7 +29,8 @@ pub(super) async fn start_instance(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(request.headers())?;
     let detached = wants_async(request.headers());
-    let body = body::object(request, &app.limits).await?;
+    let mut body = body::object(request, &app.limits).await?;
+    body.retain(|_, value| !value.is_null());
     let is_short = short::is_short(&body);
     let spec = match is_short {
         true => short::spec(body, &short::instance_id(&caller, key.as_deref()))?,

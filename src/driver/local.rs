@@ -65,6 +65,9 @@ impl Locals {
     }
 
     pub(super) fn watch(&mut self, events: mpsc::Sender<Event>, registry: &Registry) {
+        // Where nothing happens, nothing else would notice that one has gone.
+        self.early.retain(|watcher| !watcher.is_closed());
+        self.watchers.retain(|watcher| !watcher.is_closed());
         self.early.push(events);
         self.greet(registry);
     }
