@@ -128,6 +128,22 @@ async fn f59_an_expired_certificate_is_refused() {
 
 #[tokio::test]
 async fn f59_a_server_that_speaks_tls_1_1_at_most_is_refused() {
+    // A ServerHello of version 3.2, which is TLS 1.1, with TLS_RSA_WITH_AES_128_CBC_SHA.
+    let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 0x2f, 0]);
+    refused(answered_with(&hello).await, "incompatible");
+}
+
+#[tokio::test]
+async fn f59_a_server_without_tls_is_refused_and_never_asked_in_plain_text() {
+    let dialled = answered_with(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    assert!(matches!(dialled.unwrap_err(), DialError::Tls(_)));
+}
+
+/// Dials a server that answers the first bytes, which have to be a TLS handshake's, with these. It
+/// must not be dialled again.
+async fn answered_with(answer: &[u8]) -> Result<(), DialError> {
     let ours = authority();
     let ca_file = file(&ours.pem());
     let peer = Peer::start().await;
@@ -141,47 +157,16 @@ async fn f59_a_server_that_speaks_tls_1_1_at_most_is_refused() {
         tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first)
             .await
             .unwrap();
-        // A ServerHello of version 3.2, which is TLS 1.1, with TLS_RSA_WITH_AES_128_CBC_SHA.
-        let mut hello = vec![0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
-        hello.extend([7; 32]);
-        hello.extend([0, 0, 0x2f, 0]);
-        tokio::io::AsyncWriteExt::write_all(&mut stream, &hello)
+        assert_eq!(first[0], 22, "not a TLS handshake: {first:?}");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
             .await
             .unwrap();
         stream
     };
     let dialling = dial(&server, &identity.agent_id, &limits);
     let (dialled, _stream) = tokio::join!(soon(dialling), soon(answering));
-    refused(dialled.map(drop), "incompatible");
     assert!(!peer.dialled_within(Duration::from_millis(50)).await);
-}
-
-#[tokio::test]
-async fn f59_a_server_without_tls_is_refused_and_never_asked_in_plain_text() {
-    let ours = authority();
-    let ca_file = file(&ours.pem());
-    let peer = Peer::start().await;
-    let mut server = server(&peer);
-    server.url = peer.url("wss", "");
-    server.ca_file = Some(ca_file.path().to_owned());
-    let (identity, limits) = (identity(), Limits::default());
-    let answering = async {
-        let mut stream = peer.tcp().await;
-        let mut first = [0; 5];
-        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first)
-            .await
-            .unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .await
-            .unwrap();
-        (first, stream)
-    };
-    let dialling = dial(&server, &identity.agent_id, &limits);
-    let (dialled, (first, stream)) = tokio::join!(soon(dialling), soon(answering));
-    assert!(matches!(dialled.unwrap_err(), DialError::Tls(_)));
-    assert_eq!(first[0], 22, "not a TLS handshake: {first:?}");
-    drop(stream);
-    assert!(!peer.dialled_within(Duration::from_millis(50)).await);
+    dialled.map(drop)
 }
 
 #[tokio::test]
