@@ -17,7 +17,7 @@ use crate::{
     host::{self, sample::HostSampler},
     instance::publish::Snapshot,
     protocol::{
-        message::{HealthReport, Metrics},
+        message::{GpuSample, HealthReport, Metrics},
         record::Disk,
     },
 };
@@ -132,9 +132,15 @@ impl Telemetry {
         self.metrics.send_replace(Arc::new(Metrics {
             at: clock::now().wall,
             host: self.host.sample(),
-            gpus: self.gpus.samples.borrow().to_vec(),
+            gpus: self.gpu_samples(),
             instances: Vec::new(),
         }));
+    }
+
+    fn gpu_samples(&self) -> Vec<GpuSample> {
+        let sampled = self.gpus.samples.borrow();
+        let samples = sampled.readings.iter();
+        samples.map(|reading| reading.sample.clone()).collect()
     }
 
     fn judge(&self, disks: Option<&[Disk]>) {
@@ -155,11 +161,11 @@ impl Telemetry {
 mod tests {
     use super::*;
     use crate::{
-        gpu::watch::GpuReport,
-        protocol::{
-            message::GpuSample,
-            record::{Health, Host},
+        gpu::{
+            Reading,
+            watch::{GpuReport, Sampled},
         },
+        protocol::record::{Health, Host},
     };
 
     const LIMIT: Duration = Duration::from_secs(20);
@@ -184,15 +190,17 @@ mod tests {
             health: Health::Ok,
             problem: None,
         });
-        let sample = GpuSample {
-            uuid: "GPU-a".parse().unwrap(),
-            memory_used_bytes: None,
-            utilization_percent: Some(1.0),
-            temperature_c: None,
-            power_w: None,
+        let sampled = Sampled {
+            readings: vec![Reading::of("GPU-a".parse().unwrap())],
+            ..Sampled::default()
         };
-        let (_samples, samples) = watch::channel(Arc::from([sample]));
-        let gpus = GpuReadings { report, samples };
+        let (_samples, samples) = watch::channel(Arc::new(sampled));
+        let look = Arc::default();
+        let gpus = GpuReadings {
+            report,
+            samples,
+            look,
+        };
         let (telemetry, mut readings) = Telemetry::start(1, snapshot_reader, gpus).unwrap();
         assert_eq!(readings.metrics.borrow().gpus.len(), 1);
 

@@ -14,22 +14,11 @@ pub fn choose(free: &[&Gpu], count: usize) -> Option<Vec<GpuUuid>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::record::{GpuState, Health};
 
     fn gpu(index: u32) -> Gpu {
         Gpu {
-            uuid: format!("GPU-{index}").parse().unwrap(),
             index,
-            vendor: "nvidia".into(),
-            model: "x".into(),
-            memory_bytes: 1,
-            pci_bus_id: String::new(),
-            driver_version: String::new(),
-            cuda_version: None,
-            compute_capability: None,
-            health: Health::Ok,
-            health_reasons: vec![],
-            state: GpuState::Available,
+            ..Gpu::bare(format!("GPU-{index}").parse().unwrap(), "nvidia")
         }
     }
 

@@ -11,12 +11,12 @@ use nvml_wrapper::{
     enum_wrappers::device::TemperatureSensor, error::NvmlError,
 };
 
-use super::{GpuProbe, ProbeError};
+use super::{Found, GpuProbe, ProbeError, Reading, Vitals};
 use crate::{
     ids::GpuUuid,
     protocol::{
         message::GpuSample,
-        record::{Gpu, GpuState, Health},
+        record::{Gpu, Health},
         text::printable,
     },
 };
@@ -87,7 +87,7 @@ impl NvmlProbe {
 }
 
 impl GpuProbe for NvmlProbe {
-    fn inventory(&mut self) -> Result<Vec<Gpu>, ProbeError> {
+    fn inventory(&mut self) -> Result<Vec<Found>, ProbeError> {
         let driver_version = self
             .nvml
             .sys_driver_version()
@@ -103,10 +103,8 @@ impl GpuProbe for NvmlProbe {
         let gpus = self.devices()?.into_iter().filter_map(|(index, device)| {
             let uuid = uuid_of(index, &device)?;
             let mut reasons = Vec::new();
-            Some(Gpu {
-                uuid,
+            let gpu = Gpu {
                 index,
-                vendor: "nvidia".to_owned(),
                 model: told("name", &mut reasons, device.name())
                     .map_or_else(|| "unknown".to_owned(), |name| line(&name, 100)),
                 memory_bytes: told("memory", &mut reasons, device.memory_info())
@@ -126,15 +124,21 @@ impl GpuProbe for NvmlProbe {
                     Health::Failed
                 },
                 health_reasons: reasons,
-                state: GpuState::Available,
+                ..Gpu::bare(uuid, "nvidia")
+            };
+            let minor = device.minor_number().ok();
+            let nodes = minor.map(|minor| format!("/dev/nvidia{minor}"));
+            Some(Found {
+                gpu,
+                nodes: nodes.into_iter().collect(),
             })
         });
         Ok(gpus.collect())
     }
 
-    fn sample(&mut self) -> Result<Vec<GpuSample>, ProbeError> {
+    fn sample(&mut self) -> Result<Vec<Reading>, ProbeError> {
         let samples = self.devices()?.into_iter().filter_map(|(index, device)| {
-            Some(GpuSample {
+            let sample = GpuSample {
                 uuid: uuid_of(index, &device)?,
                 memory_used_bytes: device.memory_info().ok().map(|memory| memory.used),
                 utilization_percent: device
@@ -149,6 +153,11 @@ impl GpuProbe for NvmlProbe {
                     .power_usage()
                     .ok()
                     .map(|milliwatts| f64::from(milliwatts) / 1000.0),
+            };
+            Some(Reading {
+                sample,
+                processes: None,
+                vitals: Vitals::default(),
             })
         });
         Ok(samples.collect())

@@ -7,23 +7,24 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{GpuProbe, ProbeError};
+use super::{Found, GpuProbe, ProbeError, Reading};
 use crate::{
     blocking::{Aside, Asked},
-    protocol::{
-        message::GpuSample,
-        record::{Gpu, Health},
-    },
+    clock,
+    protocol::record::{Gpu, Health},
 };
 
 /// What a probe has said so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpuReport {
     /// Every GPU that it has ever listed, with `state` left to the registry.
-    pub gpus: Vec<Gpu>,
+    pub gpus: Vec<Found>,
     /// It has answered, if only that it sees nothing.
     pub complete: bool,
     /// Of the probe: `ok` also on a host without such GPUs, `failed` when the driver answers with an
@@ -60,8 +61,19 @@ impl Default for Pace {
 pub struct Readings {
     /// Changes only when something did.
     pub report: watch::Receiver<GpuReport>,
-    /// Empty while the probe sees nothing.
-    pub samples: watch::Receiver<Arc<[GpuSample]>>,
+    /// The last look.
+    pub samples: watch::Receiver<Arc<Sampled>>,
+    /// Asks for a look out of turn.
+    pub look: Arc<Notify>,
+}
+
+/// The GPUs at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    /// When it was asked for: what happened before that shows in it (boot-time clock).
+    pub asked_at: Duration,
+    /// One for each GPU; empty while the probe sees nothing.
+    pub readings: Vec<Reading>,
 }
 
 /// The probe's thread has ended, which only a panic does.
@@ -78,7 +90,8 @@ pub struct GpuWatch {
     aside: Aside<Question, Answer>,
     pace: Pace,
     report: watch::Sender<GpuReport>,
-    samples: watch::Sender<Arc<[GpuSample]>>,
+    samples: watch::Sender<Arc<Sampled>>,
+    look: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +102,8 @@ enum Question {
 
 #[derive(Debug)]
 enum Answer {
-    Inventory(Result<Vec<Gpu>, ProbeError>),
-    Sample(Vec<GpuSample>),
+    Inventory(Result<Vec<Found>, ProbeError>),
+    Sample(Vec<Reading>),
 }
 
 impl GpuWatch {
@@ -110,17 +123,20 @@ impl GpuWatch {
             health: Health::Unknown,
             problem: None,
         });
-        let (samples, samples_reader) = watch::channel(Arc::from([]));
+        let (samples, samples_reader) = watch::channel(Arc::default());
+        let look = Arc::new(Notify::new());
         let watch = Self {
             vendor,
             aside: Aside::start(&format!("gpu-{vendor}"), answering(open))?,
             pace,
             report,
             samples,
+            look: Arc::clone(&look),
         };
         let readings = Readings {
             report: report_reader,
             samples: samples_reader,
+            look,
         };
         Ok((watch, readings))
     }
@@ -146,7 +162,9 @@ impl GpuWatch {
                 // First: without an inventory there is nothing to sample.
                 _ = inventory.tick() => Question::Inventory,
                 _ = sample.tick() => Question::Sample,
+                () = self.look.notified() => Question::Sample,
             };
+            let asked_at = clock::now().boot;
             match self.aside.ask(question, self.pace.answer_within).await {
                 Asked::Gone => {
                     return Err(ProbeThreadGone {
@@ -160,7 +178,7 @@ impl GpuWatch {
                 Asked::Answer(answer) => {
                     let asks_anew = was_silent && matches!(answer, Answer::Sample(_));
                     was_silent = false;
-                    self.answered(answer);
+                    self.answered(answer, asked_at);
                     if asks_anew {
                         inventory.reset_immediately();
                     }
@@ -169,11 +187,12 @@ impl GpuWatch {
         }
     }
 
-    fn answered(&self, answer: Answer) {
+    fn answered(&self, answer: Answer, asked_at: Duration) {
         match answer {
             Answer::Inventory(outcome) => self.publish(|old| reported(&old.gpus, outcome)),
-            Answer::Sample(samples) => {
-                self.samples.send_replace(samples.into());
+            Answer::Sample(readings) => {
+                let sampled = Sampled { asked_at, readings };
+                self.samples.send_replace(Arc::new(sampled));
             }
         }
     }
@@ -181,7 +200,7 @@ impl GpuWatch {
     fn silent(&self) {
         let limit = self.pace.answer_within;
         let problem = format!("the {} driver has not answered for {limit:?}", self.vendor);
-        self.samples.send_replace(Arc::from([]));
+        self.samples.send_replace(Arc::default());
         self.publish(|old| GpuReport {
             gpus: unknown(&old.gpus, &problem),
             complete: old.complete,
@@ -247,17 +266,13 @@ fn answering<P: GpuProbe>(
 }
 
 /// The report after an answer, by what was known before.
-fn reported(known: &[Gpu], outcome: Result<Vec<Gpu>, ProbeError>) -> GpuReport {
+fn reported(known: &[Found], outcome: Result<Vec<Found>, ProbeError>) -> GpuReport {
     let (gpus, health, problem) = match outcome {
         Ok(mut listed) => {
-            let lost: Vec<Gpu> = known
+            let lost: Vec<Found> = known
                 .iter()
-                .filter(|old| listed.iter().all(|gpu| gpu.uuid != old.uuid))
-                .map(|old| Gpu {
-                    health: Health::Failed,
-                    health_reasons: vec!["the driver no longer lists it".to_owned()],
-                    ..old.clone()
-                })
+                .filter(|old| listed.iter().all(|found| found.gpu.uuid != old.gpu.uuid))
+                .map(|old| judged(old, Health::Failed, "the driver no longer lists it"))
                 .collect();
             listed.extend(lost);
             (listed, Health::Ok, None)
@@ -281,40 +296,43 @@ fn reported(known: &[Gpu], outcome: Result<Vec<Gpu>, ProbeError>) -> GpuReport {
     }
 }
 
-fn unknown(known: &[Gpu], why: &str) -> Vec<Gpu> {
-    let unknown = known.iter().map(|gpu| Gpu {
-        health: Health::Unknown,
-        health_reasons: vec![why.to_owned()],
-        ..gpu.clone()
-    });
-    unknown.collect()
+fn unknown(known: &[Found], why: &str) -> Vec<Found> {
+    let unknown = known.iter();
+    unknown
+        .map(|old| judged(old, Health::Unknown, why))
+        .collect()
+}
+
+fn judged(old: &Found, health: Health, why: &str) -> Found {
+    Found {
+        gpu: Gpu {
+            health,
+            health_reasons: vec![why.to_owned()],
+            ..old.gpu.clone()
+        },
+        nodes: old.nodes.clone(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::record::GpuState;
 
-    fn gpu(uuid: &str, index: u32) -> Gpu {
-        Gpu {
-            uuid: uuid.parse().unwrap(),
-            index,
-            vendor: "nvidia".to_owned(),
-            model: "model".to_owned(),
-            memory_bytes: 1 << 30,
-            pci_bus_id: String::new(),
-            driver_version: "1".to_owned(),
-            cuda_version: None,
-            compute_capability: None,
-            health: Health::Ok,
-            health_reasons: Vec::new(),
-            state: GpuState::Available,
+    fn gpu(uuid: &str, index: u32) -> Found {
+        Found {
+            gpu: Gpu {
+                index,
+                ..Gpu::bare(uuid.parse().unwrap(), "nvidia")
+            },
+            nodes: Vec::new(),
         }
     }
 
     fn healths(report: &GpuReport) -> Vec<(&str, Health)> {
         let healths = report.gpus.iter();
-        healths.map(|gpu| (gpu.uuid.as_str(), gpu.health)).collect()
+        healths
+            .map(|found| (found.gpu.uuid.as_str(), found.gpu.health))
+            .collect()
     }
 
     #[test]

@@ -44,6 +44,7 @@ use super::{
 use crate::{
     clock::{Now, ServerClock, Timestamp},
     config,
+    gpu::Found,
     ids::{AgentId, CommandId, Generation, InstanceId},
     protocol::{
         Command, Error,
@@ -91,7 +92,7 @@ pub enum Input {
     /// The GPUs, as the probes see them.
     Gpus {
         /// All that there are.
-        gpus: Vec<Gpu>,
+        gpus: Vec<Found>,
         /// All probes have answered.
         complete: bool,
     },
@@ -274,7 +275,8 @@ impl Registry {
         }
     }
 
-    fn take_gpus(&mut self, gpus: Vec<Gpu>, complete: bool) {
+    fn take_gpus(&mut self, found: Vec<Found>, complete: bool) {
+        let gpus: Vec<Gpu> = found.into_iter().map(|found| found.gpu).collect();
         // A GPU once listed stays listed for the epoch, also when it is lost.
         let lost = self
             .gpus

@@ -1,6 +1,7 @@
 //! The records of the wire: what a rental, a GPU, a host and the agent's condition look like to the
 //! server. An absent field says nothing about a value stored earlier.
 
+mod gpu;
 mod host;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::host::{
-    Disk, Engine, EngineStatus, Gpu, GpuState, Health, Host, PortRange, Resources, Status, View,
+pub use self::{
+    gpu::{Gpu, GpuLink, GpuState, Health, LinkKind, Mig, MigDevice},
+    host::{Disk, Engine, EngineStatus, Host, PortRange, Resources, Status, View},
 };
 use super::{error::Error, limits::MAX_LOG_TAIL_BYTES};
 use crate::{

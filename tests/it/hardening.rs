@@ -17,7 +17,7 @@ use rental_agent::{
     },
     protocol::{
         Incoming, decode,
-        record::{Engine, Gpu, GpuState, Health, Host, PortRange},
+        record::{Engine, Gpu, Host, PortRange},
     },
     runtime::{EngineFacts, Hardening, ImageFacts, Listing, translate::create_body},
 };
@@ -270,7 +270,7 @@ fn ready() -> Registry {
     let complete = true;
     registry.handle(
         Input::Gpus {
-            gpus: gpus.collect(),
+            gpus: gpus.map(Into::into).collect(),
             complete,
         },
         now(),
@@ -316,18 +316,9 @@ fn options() -> Options {
 
 fn gpu(uuid: &str, index: u32) -> Gpu {
     Gpu {
-        uuid: uuid.parse().unwrap(),
         index,
-        vendor: "nvidia".to_owned(),
-        model: "a GPU".to_owned(),
         memory_bytes: 1 << 34,
-        pci_bus_id: format!("0000:0{index}:00.0"),
-        driver_version: "1".to_owned(),
-        cuda_version: None,
-        compute_capability: None,
-        health: Health::Ok,
-        health_reasons: Vec::new(),
-        state: GpuState::Available,
+        ..Gpu::bare(uuid.parse().unwrap(), "nvidia")
     }
 }
 

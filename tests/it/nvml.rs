@@ -17,7 +17,7 @@ use rental_agent::{
         nvml::NvmlProbe,
         watch::{GpuReport, GpuWatch, Pace, Readings},
     },
-    protocol::record::{Gpu, GpuState, Health},
+    protocol::record::{Gpu, Health},
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::fake_nvml::{FakeNvml, build};
 
 const LIMIT: Duration = Duration::from_secs(20);
+const GPU_1: &str = "GPU-00000001-0000-0000-0000-000000000000";
 
 #[test]
 fn every_gpu_is_listed_with_what_the_driver_says_of_it() {
@@ -33,20 +34,16 @@ fn every_gpu_is_listed_with_what_the_driver_says_of_it() {
     let mut probe = NvmlProbe::open(Some(&nvml.library)).unwrap();
     let gpus = probe.inventory().unwrap();
     assert_eq!(
-        gpus[1],
+        gpus[1].gpu,
         Gpu {
-            uuid: "GPU-00000001-0000-0000-0000-000000000000".parse().unwrap(),
             index: 1,
-            vendor: "nvidia".to_owned(),
             model: "NVIDIA H200".to_owned(),
             memory_bytes: 24 << 30,
             pci_bus_id: "00000000:02:00.0".to_owned(),
             driver_version: "570.86.15".to_owned(),
             cuda_version: Some("12.8".to_owned()),
             compute_capability: Some("8.9".to_owned()),
-            health: Health::Ok,
-            health_reasons: vec![],
-            state: GpuState::Available,
+            ..Gpu::bare(GPU_1.parse().unwrap(), "nvidia")
         }
     );
     assert_eq!(gpus.len(), 2);
@@ -67,10 +64,10 @@ fn a_sample_leaves_out_what_an_old_driver_cannot_measure() {
     let nvml = FakeNvml::with("gpus 1\n");
     let mut probe = NvmlProbe::open(Some(&nvml.library)).unwrap();
     let samples = probe.sample().unwrap();
-    assert_eq!(samples[0].utilization_percent, Some(42.0));
-    assert_eq!(samples[0].temperature_c, Some(55.0));
-    assert_eq!(samples[0].memory_used_bytes, Some(1 << 30));
-    assert_eq!(samples[0].power_w, None);
+    assert_eq!(samples[0].sample.utilization_percent, Some(42.0));
+    assert_eq!(samples[0].sample.temperature_c, Some(55.0));
+    assert_eq!(samples[0].sample.memory_used_bytes, Some(1 << 30));
+    assert_eq!(samples[0].sample.power_w, None);
 }
 
 #[test]
@@ -112,7 +109,7 @@ fn foreign_text_is_made_printable_and_a_gpu_without_a_usable_name_is_left_out() 
     let mut probe = NvmlProbe::open(Some(&nvml.library)).unwrap();
     let gpus = probe.inventory().unwrap();
     assert_eq!(gpus.len(), 1);
-    assert_eq!(gpus[0].model, "\\u{1b}[31mred");
+    assert_eq!(gpus[0].gpu.model, "\\u{1b}[31mred");
 }
 
 #[test]
@@ -120,7 +117,10 @@ fn one_sick_gpu_does_not_hide_the_others() {
     let nvml = FakeNvml::with("gpus 3\nhandle 1 15\nmemory 2 15\n");
     let mut probe = NvmlProbe::open(Some(&nvml.library)).unwrap();
     let gpus = probe.inventory().unwrap();
-    let healths: Vec<_> = gpus.iter().map(|gpu| (gpu.index, gpu.health)).collect();
+    let healths: Vec<_> = gpus
+        .iter()
+        .map(|gpu| (gpu.gpu.index, gpu.gpu.health))
+        .collect();
     assert_eq!(healths, [(0, Health::Ok), (2, Health::Failed)]);
 }
 
@@ -153,13 +153,19 @@ async fn a_hanging_driver_is_reported_and_found_again_when_it_answers() {
         report.complete && report.gpus.len() == 2,
         "nothing is forgotten"
     );
-    assert!(report.gpus.iter().all(|gpu| gpu.health == Health::Unknown));
-    assert!(watched.readings.samples.borrow().is_empty());
+    assert!(
+        report
+            .gpus
+            .iter()
+            .all(|gpu| gpu.gpu.health == Health::Unknown)
+    );
+    assert!(watched.readings.samples.borrow().readings.is_empty());
 
     nvml.script("gpus 2\n");
     watched
         .until("both are seen again", |report| {
-            report.health == Health::Ok && report.gpus.iter().all(|gpu| gpu.health == Health::Ok)
+            report.health == Health::Ok
+                && report.gpus.iter().all(|gpu| gpu.gpu.health == Health::Ok)
         })
         .await;
     watched.stop().await;
@@ -192,7 +198,7 @@ async fn a_driver_that_is_repaired_or_installed_later_is_found() {
     let samples = watched
         .readings
         .samples
-        .wait_for(|samples| samples.len() == 4);
+        .wait_for(|samples| samples.readings.len() == 4);
     timeout(LIMIT, samples).await.unwrap().unwrap();
     watched.stop().await;
 }

@@ -15,10 +15,7 @@ use crate::{
         effect::{EngineOp, OpId, OpOutput},
         marker::{ContainerFacts, Marker, MarkerRead, labels_for},
     },
-    protocol::{
-        EndReason, ErrorCode, Incoming, Outcome, Phase, Reply, decode,
-        record::{GpuState, Health, PortRange},
-    },
+    protocol::{EndReason, ErrorCode, Incoming, Outcome, Phase, Reply, decode, record::PortRange},
     runtime::{
         Class, ContainerState, Detail, Holder, Listing, Observed, RuntimeError, VolumeLabels,
     },
@@ -395,7 +392,7 @@ impl Rig {
             replies: Vec::new(),
         };
         rig.feed(Input::Gpus {
-            gpus: vec![gpu()],
+            gpus: vec![gpu().into()],
             complete: true,
         });
         rig
@@ -608,18 +605,8 @@ fn instance() -> InstanceId {
 
 fn gpu() -> Gpu {
     Gpu {
-        uuid: "GPU-00000001".parse().unwrap(),
-        index: 0,
-        vendor: "nvidia".to_owned(),
-        model: "Test 1000".to_owned(),
         memory_bytes: 24 << 30,
-        pci_bus_id: String::new(),
-        driver_version: String::new(),
-        cuda_version: None,
-        compute_capability: None,
-        health: Health::Ok,
-        health_reasons: Vec::new(),
-        state: GpuState::Available,
+        ..Gpu::bare("GPU-00000001".parse().unwrap(), "nvidia")
     }
 }
 

@@ -1,68 +1,7 @@
-//! The host's side of the records: its GPUs, its engine, itself, and how the agent is.
+//! The host's side of the records: its engine, itself, and how the agent is.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::ids::GpuUuid;
-
-/// A verdict on a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names are the documentation")]
-pub enum Health {
-    Ok,
-    Warning,
-    Failed,
-    Unknown,
-}
-
-/// Who has a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum GpuState {
-    /// Can be rented.
-    Available,
-    /// By a rental; which one is in `Instance.gpus`.
-    Held,
-    /// By something that is not ours.
-    BusyExternal,
-    /// Kept out of the offer until it is proven good.
-    Quarantined,
-    /// Cannot be seen.
-    Unknown,
-}
-
-/// One GPU.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Gpu {
-    /// The name that stays.
-    pub uuid: GpuUuid,
-    /// The driver's number today.
-    pub index: u32,
-    /// `nvidia`, `amd`, …
-    pub vendor: String,
-    /// As the driver names it.
-    pub model: String,
-    /// Memory in all.
-    pub memory_bytes: u64,
-    /// Domain:bus:device.function.
-    pub pci_bus_id: String,
-    /// The driver's version.
-    pub driver_version: String,
-    /// Newest CUDA that the driver serves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cuda_version: Option<String>,
-    /// `major.minor`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compute_capability: Option<String>,
-    /// How it is.
-    pub health: Health,
-    /// Why, where it is not `ok`.
-    #[serde(default)]
-    pub health_reasons: Vec<String>,
-    /// Who has it.
-    pub state: GpuState,
-}
 
 /// What the container engine says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

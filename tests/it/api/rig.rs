@@ -67,7 +67,7 @@ impl Rig {
         let until = stop.clone();
         tasks.spawn(async move { driver.run(until).await });
         let gpus = Input::Gpus {
-            gpus: (0..2).map(fixture::gpu).collect(),
+            gpus: (0..2).map(fixture::gpu).map(Into::into).collect(),
             complete: true,
         };
         inputs.from_below.send(gpus).await.unwrap();

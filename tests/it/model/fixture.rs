@@ -8,7 +8,7 @@ use rental_agent::{
     instance::registry::{Input, Options},
     protocol::{
         Incoming, decode,
-        record::{Engine, Gpu, GpuState, Health, Host, PortRange, View},
+        record::{Engine, Gpu, Host, PortRange, View},
     },
     runtime::{EngineFacts, Hardening, ImageFacts},
 };
@@ -46,18 +46,10 @@ pub(crate) fn gpu_uuid(n: usize) -> String {
 /// The n-th GPU.
 pub(crate) fn gpu(n: usize) -> Gpu {
     Gpu {
-        uuid: gpu_uuid(n).parse().unwrap(),
         index: u32::try_from(n).unwrap(),
-        vendor: "nvidia".to_owned(),
-        model: "Test 1000".to_owned(),
         memory_bytes: 24 << 30,
         pci_bus_id: format!("00000000:{n:02x}:00.0"),
-        driver_version: "580.1".to_owned(),
-        cuda_version: None,
-        compute_capability: None,
-        health: Health::Ok,
-        health_reasons: Vec::new(),
-        state: GpuState::Available,
+        ..Gpu::bare(gpu_uuid(n).parse().unwrap(), "nvidia")
     }
 }
 

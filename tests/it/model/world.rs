@@ -680,6 +680,7 @@ impl World {
     }
 
     pub(crate) fn gpus(&mut self, gpus: Vec<Gpu>, complete: bool) -> Check {
+        let gpus = gpus.into_iter().map(Into::into).collect();
         self.feed(Input::Gpus { gpus, complete }, &Cause::Other)?;
         Ok(())
     }

@@ -22,18 +22,11 @@ fn uuid(index: u32) -> GpuUuid {
 
 fn gpu(index: u32, health: Health) -> Gpu {
     Gpu {
-        uuid: uuid(index),
         index,
-        vendor: "nvidia".into(),
-        model: "x".into(),
         memory_bytes: GIB,
-        pci_bus_id: String::new(),
-        driver_version: String::new(),
-        cuda_version: None,
-        compute_capability: None,
         health,
         health_reasons: vec!["xid 79".into()],
-        state: GpuState::Available,
+        ..Gpu::bare(uuid(index), "nvidia")
     }
 }
 
