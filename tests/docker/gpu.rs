@@ -3,3 +3,4 @@
 //! they show the agent's logic, never that hardware works.
 
 mod own_engine;
+mod own_engine_torture;

@@ -10,7 +10,7 @@ use crate::{
     world::{SOON, World, container_name, gpu_uuid, ignores_term, sleeps, wait_for},
 };
 
-fn engine_with_gpus() -> Engine {
+pub(super) fn engine_with_gpus() -> Engine {
     Engine::own(Own {
         gpus: true,
         ..Own::default()
