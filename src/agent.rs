@@ -10,7 +10,7 @@ pub mod pulse;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
     config::Config,
     driver::{Driver, Identity, Inputs},
     gpu::{
-        nvml::NvmlProbe,
-        watch::{GpuWatch, Pace, Readings as GpuReadings},
+        probes::{self, Heard},
+        watch::Pace,
     },
     host,
     instance::registry::{Input, Options, Registry},
@@ -45,14 +45,12 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let identity = identity(&config);
     tracing::info!(agent_id = %identity.agent_id, epoch = %identity.epoch,
         version = env!("CARGO_PKG_VERSION"), "rental-agent starts");
-    let library = config.gpu.nvml_library.clone();
-    let open = move || NvmlProbe::open(library.as_deref());
-    let (probe, gpus) = GpuWatch::start("nvidia", open, Pace::default())?;
+    let (probes, gpus, heard) = probes::start(&looking(&config), Pace::default())?;
     let docker =
         Docker::connect(&config.docker, &config.network)?.from_within(host::own_container());
     let (mut driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
     let reserve = config.resources.reserve_disk_bytes;
-    let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus.clone())?;
+    let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus)?;
     let feeds = Feeds {
         snapshot: inputs.snapshot.clone(),
         metrics: samples.metrics,
@@ -86,15 +84,12 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let until = shutdown.hang_up.clone();
     tasks.spawn("telemetry", async move { Ok(telemetry.run(until).await?) });
     let until = shutdown.hang_up.clone();
-    tasks.spawn("probe", async move { Ok(probe.run(until).await?) });
+    tasks.spawn("probes", async move { Ok(probes.run(until).await?) });
     let asked = lock.listener().context("the lock's socket")?;
     let until = shutdown.hang_up.clone();
     tasks.spawn("pulse", pulse::answer(asked, inputs.turned.clone(), until));
     let until = shutdown.hang_up.clone();
-    tasks.spawn(
-        "inventory",
-        async move { tell_gpus(gpus, inputs, until).await },
-    );
+    tasks.spawn("inventory", tell_gpus(heard, inputs, until));
     tasks.supervise(&token, &shutdown).await
 }
 
@@ -163,28 +158,37 @@ fn unexpected(
     }
 }
 
-/// Passes on what the probe lists.
+/// Passes on what the probes say.
 async fn tell_gpus(
-    mut gpus: GpuReadings,
+    mut heard: mpsc::Receiver<Heard>,
     inputs: Inputs,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
     let tell = async {
         loop {
-            let report = gpus.report.borrow_and_update().clone();
-            let input = Input::Gpus {
-                gpus: report.gpus,
-                complete: report.complete,
+            let input = match heard.recv().await.context("the probes are gone")? {
+                Heard::Gpus(report) => Input::Gpus {
+                    complete: report.complete(),
+                    gpus: report.gpus,
+                },
+                Heard::Readings(look) => Input::GpuReadings(look),
+                Heard::Xid(xid) => Input::Xid(xid),
             };
-            inputs
-                .from_below
-                .send(input)
-                .await
-                .context("the driver is gone")?;
-            gpus.report.changed().await.context("the probe is gone")?;
+            let told = inputs.from_below.send(input).await;
+            told.context("the driver is gone")?;
         }
     };
     token.run_until_cancelled(tell).await.unwrap_or(Ok(()))
+}
+
+/// How this host's GPUs are looked for.
+pub fn looking(config: &Config) -> probes::Options {
+    probes::Options {
+        nvml_library: config.gpu.nvml_library.clone(),
+        nvidia_smi: config.gpu.nvidia_smi.clone(),
+        sees_processes: host::sees_processes(),
+        offered: config.resources.gpus.clone(),
+    }
 }
 
 fn identity(config: &Config) -> Identity {

@@ -18,7 +18,12 @@ mod show;
 mod token;
 mod validate;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 use url::Url;
@@ -30,7 +35,10 @@ pub use self::{
     show::{Entry, Shown, show},
     token::TokenError,
 };
-use crate::{ids::AgentId, protocol::record::PortRange};
+use crate::{
+    ids::{AgentId, GpuUuid},
+    protocol::record::PortRange,
+};
 
 /// A configuration that is known to be sane.
 #[derive(Debug, Clone)]
@@ -147,6 +155,8 @@ pub struct ResourceLimits {
     pub pids_limit: u32,
     pub log_max_bytes: u64,
     pub log_files: u32,
+    /// GPUs that are rented out; unset: all.
+    pub gpus: Option<BTreeSet<GpuUuid>>,
     /// Name to (soft, hard).
     pub ulimits: BTreeMap<String, (i64, i64)>,
 }
@@ -175,6 +185,8 @@ pub struct CommandKey(pub [u8; 32]);
 pub struct Gpu {
     /// Unset: `libnvidia-ml.so.1` by the loader's search.
     pub nvml_library: Option<PathBuf>,
+    /// Unset: `nvidia-smi` by PATH.
+    pub nvidia_smi: Option<PathBuf>,
     pub driver_capabilities: String,
 }
 

@@ -1,8 +1,16 @@
 //! GPUs: what there is, and the seam to the vendors' drivers. Pure; the probes are adapters.
 
+pub mod amd;
 pub mod assign;
+pub mod nvidia;
+pub mod nvidia_smi;
 pub mod nvml;
+pub mod probes;
+mod sysfs;
+pub mod tpu;
 pub mod watch;
+
+use std::time::Duration;
 
 use crate::{
     ids::GpuUuid,
@@ -16,6 +24,11 @@ pub trait GpuProbe: Send + 'static {
 
     /// Measures them.
     fn sample(&mut self) -> Result<Vec<Reading>, ProbeError>;
+
+    /// What the last inventory could not list although it is there.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A GPU that a probe has found, and what only this host needs to know of it.
@@ -36,6 +49,15 @@ impl From<Gpu> for Found {
             nodes: Vec::new(),
         }
     }
+}
+
+/// The GPUs of one probe at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    /// When it was asked for: what happened before that shows in it (boot-time clock).
+    pub asked_at: Duration,
+    /// One for each GPU; empty while the probe sees nothing.
+    pub readings: Vec<Reading>,
 }
 
 /// A GPU at one moment. What a driver does not tell is absent, which is not the same as zero.
@@ -126,6 +148,9 @@ pub enum ProbeError {
     /// The vendor's library is not on this host.
     #[error("{0}")]
     Absent(String),
+    /// It is there and cannot be loaded.
+    #[error("{0}")]
+    Unloadable(String),
     /// The driver answers with an error.
     #[error("{0}")]
     Failed(String),

@@ -12,7 +12,10 @@ mod view;
 
 use std::{fs, path::Path};
 
-pub use self::{disk::disks, view::own_container};
+pub use self::{
+    disk::disks,
+    view::{own_container, sees_processes},
+};
 use crate::{
     config::Config,
     protocol::{

@@ -146,7 +146,7 @@ impl Telemetry {
     fn judge(&self, disks: Option<&[Disk]>) {
         let checks = checks::all(&Seen {
             snapshot: &self.snapshot.borrow(),
-            probe: &self.gpus.report.borrow(),
+            gpus: &self.gpus.report.borrow(),
             disks,
             reserve_disk_bytes: self.reserve_disk_bytes,
         });
@@ -161,10 +161,7 @@ impl Telemetry {
 mod tests {
     use super::*;
     use crate::{
-        gpu::{
-            Reading,
-            watch::{GpuReport, Sampled},
-        },
+        gpu::{Reading, Sampled, watch::GpuReport},
         protocol::record::{Health, Host},
     };
 
@@ -184,12 +181,7 @@ mod tests {
             },
             ..Snapshot::default()
         }));
-        let (_report, report) = watch::channel(GpuReport {
-            gpus: Vec::new(),
-            complete: true,
-            health: Health::Ok,
-            problem: None,
-        });
+        let (_report, report) = watch::channel(GpuReport::default());
         let sampled = Sampled {
             readings: vec![Reading::of("GPU-a".parse().unwrap())],
             ..Sampled::default()

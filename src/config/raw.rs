@@ -14,7 +14,10 @@ use serde_json::Value;
 
 pub(super) use self::http::{Control, Http, HttpAuth, HttpTls};
 use super::validate::{DRIVER_CAPABILITIES, ULIMITS};
-use crate::{ids::AgentId, protocol::limits};
+use crate::{
+    ids::{AgentId, GpuUuid},
+    protocol::limits,
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -183,6 +186,10 @@ pub(super) struct Resources {
     /// Log files kept of each rental.
     #[schemars(range(min = 1, max = 100))]
     pub(super) log_files: u32,
+    /// UUIDs of the GPUs that are rented out; the others are the provider's own and are never named.
+    /// Unset: all.
+    #[schemars(with = "Option<Vec<GpuUuid>>", example = &["GPU-3f0c1f2e-7f6a-1c4e-9d5b-2a6e8b9c0d1f"])]
+    pub(super) gpus: Option<Vec<String>>,
     /// Limits by name as in setrlimit(2), -1 for none. One above the engine's own fails the start.
     #[schemars(example = BTreeMap::from([("nofile", BTreeMap::from([("soft", 65_536), ("hard", 65_536)]))]))]
     #[schemars(extend("propertyNames" = { "enum": ULIMITS }))]
@@ -199,6 +206,7 @@ impl Default for Resources {
             pids_limit: 4096,
             log_max_bytes: 10_000_000,
             log_files: 3,
+            gpus: None,
             ulimits: BTreeMap::new(),
         }
     }
@@ -273,6 +281,9 @@ pub(super) struct Gpu {
     /// NVIDIA's management library, absolute. Unset: libnvidia-ml.so.1 where the loader finds it.
     #[schemars(example = &"/usr/lib/libnvidia-ml.so.1", extend("format" = "path"))]
     pub(super) nvml_library: Option<PathBuf>,
+    /// NVIDIA's tool, absolute, asked where the library cannot be loaded. Unset: nvidia-smi by PATH.
+    #[schemars(example = &"/usr/bin/nvidia-smi", extend("format" = "path"))]
+    pub(super) nvidia_smi: Option<PathBuf>,
     /// What of the driver rentals see, comma-separated: compute, utility, graphics, video,
     /// display, ngx, compat32, or all.
     #[schemars(example = &"compute,utility,video", extend("pattern" = driver_capabilities()))]
@@ -283,6 +294,7 @@ impl Default for Gpu {
     fn default() -> Self {
         Self {
             nvml_library: None,
+            nvidia_smi: None,
             driver_capabilities: "compute,utility".into(),
         }
     }

@@ -18,7 +18,7 @@ use super::{
     proxy::Variables,
     raw::{self, Raw},
 };
-use crate::protocol::text::printable;
+use crate::{ids::GpuUuid, protocol::text::printable};
 
 pub(in crate::config) use server::is_loopback;
 
@@ -187,7 +187,18 @@ fn resources(raw: raw::Resources, faults: &mut Faults) -> Option<ResourceLimits>
         }
         ulimits.insert(name, (soft, hard));
     }
+    let gpus = raw.gpus.map(|names| {
+        let parsed = names.iter().filter_map(|name| {
+            let remedy = "write UUIDs as `rental-agent inventory` lists them";
+            let parsed = name.parse::<GpuUuid>();
+            parsed
+                .inspect_err(|_| faults.shown("resources.gpus", name, "is no GPU UUID", remedy))
+                .ok()
+        });
+        parsed.collect()
+    });
     Some(ResourceLimits {
+        gpus,
         reserve_cpus: raw.reserve.cpus,
         reserve_memory_bytes: raw.reserve.memory_bytes,
         reserve_disk_bytes: raw.reserve.disk_bytes,
@@ -244,6 +255,9 @@ fn gpu(raw: raw::Gpu, faults: &mut Faults) -> Option<Gpu> {
     if let Some(library) = &raw.nvml_library {
         absolute("gpu.nvml_library", library, faults);
     }
+    if let Some(tool) = &raw.nvidia_smi {
+        absolute("gpu.nvidia_smi", tool, faults);
+    }
     let text = raw.driver_capabilities;
     if !text
         .split(',')
@@ -258,6 +272,7 @@ fn gpu(raw: raw::Gpu, faults: &mut Faults) -> Option<Gpu> {
     }
     Some(Gpu {
         nvml_library: raw.nvml_library,
+        nvidia_smi: raw.nvidia_smi,
         driver_capabilities: text,
     })
 }

@@ -1,24 +1,28 @@
-//! NVIDIA's GPUs by the driver's own library, loaded at run time. The only place that names NVML.
+//! NVIDIA's GPUs by the driver's own library, loaded at run time. With the files below it the only
+//! place that names NVML.
 //!
 //! Every call may block for ever (a GPU that fell off the bus, a driver in trouble), so a probe
 //! lives on a thread of its own: `gpu::watch` gives it one. Symbols are resolved one by one, so what
 //! an old driver lacks is merely absent.
 
-use std::path::Path;
+mod inventory;
+mod library;
+mod reading;
+mod topology;
+pub mod xid;
 
-use nvml_wrapper::{
-    Device, Nvml, cuda_driver_version_major, cuda_driver_version_minor,
-    enum_wrappers::device::TemperatureSensor, error::NvmlError,
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
 };
 
-use super::{Found, GpuProbe, ProbeError, Reading, Vitals};
+use nvml_wrapper::{Device, Nvml, error::NvmlError};
+
+use self::library::LoadedFile;
+use super::{Found, GpuProbe, ProbeError, Reading, sysfs::SysFs};
 use crate::{
     ids::GpuUuid,
-    protocol::{
-        message::GpuSample,
-        record::{Gpu, Health},
-        text::printable,
-    },
+    protocol::{record::Health, text::printable},
 };
 
 /// What is loaded when the configuration names no library.
@@ -27,180 +31,200 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 /// No host has more; a library that says so is not believed.
 const MAX_GPUS: u32 = 256;
 
+/// How the driver is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Asking {
+    /// The library; unset: `libnvidia-ml.so.1` by the loader's search.
+    pub library: Option<PathBuf>,
+    /// The processes of the host can be seen from here. Else the driver lists none, which does not
+    /// mean that there are none.
+    pub sees_processes: bool,
+}
+
 /// The driver's library, loaded and initialised.
 #[derive(Debug)]
 pub struct NvmlProbe {
     nvml: Nvml,
+    file: Option<LoadedFile>,
+    sees_processes: bool,
+    sysfs: SysFs,
+    /// What was listed at each index: a GPU that the driver refuses later is still known by it.
+    listed: BTreeMap<u32, Found>,
+    /// What the driver said of GPUs that it does not hand out.
+    refused: BTreeMap<u32, String>,
 }
 
 impl NvmlProbe {
-    /// Loads `library`, or the system's by the loader's search, and initialises it.
+    /// Loads the library and initialises it.
     ///
     /// # Errors
-    /// [`ProbeError::Absent`] when there is no such library, [`ProbeError::Failed`] when it cannot be
-    /// loaded or does not answer as it should.
-    pub fn open(library: Option<&Path>) -> Result<Self, ProbeError> {
-        let path = library.unwrap_or(Path::new(LIBRARY));
-        let nvml = Nvml::builder()
-            .lib_path(path.as_os_str())
-            .init()
-            .map_err(|error| opening(path, error))?;
-        if nvml.lib().nvmlShutdown.is_err() {
-            // Dropping it would call what is not there, which panics.
-            std::mem::forget(nvml);
-            return Err(ProbeError::Failed(format!(
-                "{} has no nvmlShutdown: it is not NVIDIA's",
-                path.display()
-            )));
-        }
-        Ok(Self { nvml })
+    /// [`ProbeError::Absent`] when there is no such library, [`ProbeError::Unloadable`] when it is
+    /// none, [`ProbeError::Failed`] when it does not answer as it should.
+    pub fn open(asking: &Asking) -> Result<Self, ProbeError> {
+        let nvml = load(asking.library.as_deref())?;
+        Ok(Self {
+            file: LoadedFile::find(asking.library.as_deref()),
+            nvml,
+            sees_processes: asking.sees_processes,
+            sysfs: SysFs::default(),
+            listed: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        })
     }
 
-    /// The GPUs that the driver hands out, by its index; one that it refuses is left out, and said.
-    fn devices(&self) -> Result<Vec<(u32, Device<'_>)>, ProbeError> {
-        let count = self
-            .nvml
-            .device_count()
-            .map_err(|error| failed("counting the GPUs", &error))?;
-        if count > MAX_GPUS {
-            return Err(ProbeError::Failed(format!(
-                "the driver counts {count} GPUs, which no host has"
-            )));
-        }
-        let mut devices = Vec::new();
-        let mut refused = None;
-        for index in 0..count {
-            match self.nvml.device_by_index(index) {
-                Ok(device) => devices.push((index, device)),
-                Err(error) => {
-                    tracing::warn!(index, %error, "the driver does not hand out a GPU that it counts");
-                    refused = Some(failed(&format!("GPU {index}"), &error));
-                }
-            }
-        }
-        match refused {
-            // Half-initialised: that it shows none does not mean that there are none.
-            Some(error) if devices.is_empty() => Err(error),
-            _ => Ok(devices),
-        }
+    /// How many GPUs the driver counts.
+    fn count(&self) -> Result<u32, ProbeError> {
+        count(&self.nvml)
     }
 }
 
 impl GpuProbe for NvmlProbe {
     fn inventory(&mut self) -> Result<Vec<Found>, ProbeError> {
-        let driver_version = self
-            .nvml
-            .sys_driver_version()
-            .map_err(|error| failed("asking for the driver's version", &error))?;
-        let driver_version = line(&driver_version, 80);
-        let cuda_version = self.nvml.sys_cuda_driver_version().ok().map(|version| {
-            let (major, minor) = (
-                cuda_driver_version_major(version),
-                cuda_driver_version_minor(version),
-            );
-            format!("{major}.{minor}")
-        });
-        let gpus = self.devices()?.into_iter().filter_map(|(index, device)| {
-            let uuid = uuid_of(index, &device)?;
-            let mut reasons = Vec::new();
-            let gpu = Gpu {
-                index,
-                model: told("name", &mut reasons, device.name())
-                    .map_or_else(|| "unknown".to_owned(), |name| line(&name, 100)),
-                memory_bytes: told("memory", &mut reasons, device.memory_info())
-                    .map_or(0, |memory| memory.total),
-                pci_bus_id: told("PCI address", &mut reasons, device.pci_info())
-                    .map(|pci| line(&pci.bus_id, 40))
-                    .unwrap_or_default(),
-                driver_version: driver_version.clone(),
-                cuda_version: cuda_version.clone(),
-                compute_capability: device
-                    .cuda_compute_capability()
-                    .ok()
-                    .map(|capability| format!("{}.{}", capability.major, capability.minor)),
-                health: if reasons.is_empty() {
-                    Health::Ok
-                } else {
-                    Health::Failed
+        if self.file.as_ref().is_some_and(LoadedFile::is_replaced) {
+            // The old one may go on answering for the driver that it came with, while every
+            // container that is started gets the new one.
+            return Err(ProbeError::Failed(
+                "the driver's library on this host was replaced; it is loaded anew".to_owned(),
+            ));
+        }
+        let driver = inventory::Driver::ask(&self.nvml)?;
+        let mut devices = Vec::new();
+        let mut refused = BTreeMap::new();
+        for index in 0..self.count()? {
+            match self.nvml.device_by_index(index).map_err(said) {
+                Ok(device) => match uuid_of(&device) {
+                    Ok(uuid) => devices.push((index, uuid, device)),
+                    Err(why) => drop(refused.insert(index, why)),
                 },
-                health_reasons: reasons,
-                ..Gpu::bare(uuid, "nvidia")
-            };
-            let minor = device.minor_number().ok();
-            let nodes = minor.map(|minor| format!("/dev/nvidia{minor}"));
-            Some(Found {
-                gpu,
-                nodes: nodes.into_iter().collect(),
-            })
+                Err(why) => drop(refused.insert(index, why)),
+            }
+        }
+        let mut gpus: Vec<Found> = devices
+            .iter()
+            .map(|(index, uuid, device)| driver.found(*index, uuid, device, &self.sysfs))
+            .collect();
+        topology::link(&mut gpus, &devices);
+        let lost = refused.iter().filter_map(|(index, why)| {
+            let known = self.listed.get(index)?;
+            let elsewhere = gpus.iter().any(|gpu| gpu.gpu.uuid == known.gpu.uuid);
+            (!elsewhere).then(|| lost(known, why))
         });
-        Ok(gpus.collect())
+        let lost: Vec<Found> = lost.collect();
+        gpus.extend(lost);
+        for gpu in &gpus {
+            self.listed.insert(gpu.gpu.index, gpu.clone());
+        }
+        if refused != self.refused {
+            for (index, why) in &refused {
+                tracing::warn!(
+                    index,
+                    why,
+                    "the driver does not hand out a GPU that it counts"
+                );
+            }
+            self.refused = refused;
+        }
+        match self.trouble() {
+            // Half-initialised: that it shows none does not mean that there are none.
+            Some(trouble) if gpus.is_empty() => Err(ProbeError::Failed(trouble)),
+            _ => Ok(gpus),
+        }
     }
 
     fn sample(&mut self) -> Result<Vec<Reading>, ProbeError> {
-        let samples = self.devices()?.into_iter().filter_map(|(index, device)| {
-            let sample = GpuSample {
-                uuid: uuid_of(index, &device)?,
-                memory_used_bytes: device.memory_info().ok().map(|memory| memory.used),
-                utilization_percent: device
-                    .utilization_rates()
-                    .ok()
-                    .map(|rates| f64::from(rates.gpu)),
-                temperature_c: device
-                    .temperature(TemperatureSensor::Gpu)
-                    .ok()
-                    .map(f64::from),
-                power_w: device
-                    .power_usage()
-                    .ok()
-                    .map(|milliwatts| f64::from(milliwatts) / 1000.0),
-            };
-            Some(Reading {
-                sample,
-                processes: None,
-                vitals: Vitals::default(),
-            })
+        let readings = (0..self.count()?).filter_map(|index| {
+            let device = self.nvml.device_by_index(index).ok()?;
+            let uuid = uuid_of(&device).ok()?;
+            Some(reading::of(uuid, &device, self.sees_processes))
         });
-        Ok(samples.collect())
+        Ok(readings.collect())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let refused = self.refused.iter();
+        let refused: Vec<String> = refused
+            .map(|(index, why)| format!("GPU {index}: {why}"))
+            .collect();
+        (!refused.is_empty()).then(|| refused.join("; "))
     }
 }
 
-/// A GPU without a name that can be passed on cannot be rented out, so it is left out, and said.
-fn uuid_of(index: u32, device: &Device<'_>) -> Option<GpuUuid> {
-    let uuid = match device.uuid() {
-        Ok(text) => text.parse::<GpuUuid>().map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    uuid.inspect_err(
-        |error| tracing::warn!(index, %error, "a GPU without a usable UUID is ignored"),
+fn load(library: Option<&Path>) -> Result<Nvml, ProbeError> {
+    let path = library.unwrap_or(Path::new(LIBRARY));
+    let nvml = Nvml::builder()
+        .lib_path(path.as_os_str())
+        .init()
+        .map_err(|error| opening(path, &error))?;
+    if nvml.lib().nvmlShutdown.is_err() {
+        // Dropping it would call what is not there, which panics.
+        std::mem::forget(nvml);
+        return Err(ProbeError::Unloadable(format!(
+            "{} has no nvmlShutdown: it is not NVIDIA's",
+            path.display()
+        )));
+    }
+    Ok(nvml)
+}
+
+fn count(nvml: &Nvml) -> Result<u32, ProbeError> {
+    let count = nvml
+        .device_count()
+        .map_err(|error| failed("counting the GPUs", &error))?;
+    if count > MAX_GPUS {
+        return Err(ProbeError::Failed(format!(
+            "the driver counts {count} GPUs, which no host has"
+        )));
+    }
+    Ok(count)
+}
+
+/// A GPU without a name that can be passed on cannot be rented out.
+fn uuid_of(device: &Device<'_>) -> Result<GpuUuid, String> {
+    let text = device.uuid().map_err(said)?;
+    text.parse()
+        .map_err(|_| format!("`{}` is no UUID", line(&text, 100)))
+}
+
+fn lost(known: &Found, why: &str) -> Found {
+    let mut lost = known.clone();
+    lost.gpu.health = Health::Failed;
+    lost.gpu.health_reasons = vec![why.to_owned()];
+    lost
+}
+
+/// What a GPU has by nature: an older driver, a GPU that has no such thing, or one that is divided
+/// and tells only those who may see all parts.
+fn is_no_answer(error: &NvmlError) -> bool {
+    matches!(
+        error,
+        NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_) | NvmlError::NoPermission
     )
-    .ok()
 }
 
-/// What the driver answered; what it should have answered and did not is noted in `reasons`.
-fn told<T>(what: &str, reasons: &mut Vec<String>, answer: Result<T, NvmlError>) -> Option<T> {
-    match answer {
-        Ok(value) => Some(value),
-        // An older driver, or a GPU that has no such thing.
-        Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => None,
-        Err(error) => {
-            reasons.push(format!("{what}: {}", line(&error.to_string(), 200)));
-            None
-        }
+fn opening(path: &Path, error: &NvmlError) -> ProbeError {
+    let shown = path.display();
+    let what = format!("loading {shown}: {}", said_of(error));
+    if !matches!(error, NvmlError::LibloadingError(_)) {
+        return failed(&format!("initialising {shown}"), error);
     }
-}
-
-fn opening(path: &Path, error: NvmlError) -> ProbeError {
-    let path = path.display();
     // The loader tells why only in words; these are the operating system's.
-    let words = error.to_string();
-    if matches!(error, NvmlError::LibloadingError(_)) && words.contains("No such file") {
-        return ProbeError::Absent(format!("{path} not found: no NVIDIA driver on this host"));
+    if error.to_string().contains("No such file") {
+        return ProbeError::Absent(format!("{shown} not found: no NVIDIA driver on this host"));
     }
-    failed(&format!("initialising {path}"), &error)
+    ProbeError::Unloadable(what)
 }
 
 fn failed(what: &str, error: &NvmlError) -> ProbeError {
-    ProbeError::Failed(format!("{what}: {}", line(&error.to_string(), 300)))
+    ProbeError::Failed(format!("{what}: {}", said_of(error)))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn said(error: NvmlError) -> String {
+    said_of(&error)
+}
+
+fn said_of(error: &NvmlError) -> String {
+    line(&error.to_string(), 300)
 }
 
 /// Foreign text as one printable line of at most `max` characters.

@@ -5,7 +5,7 @@
 //! listed: one that the driver no longer shows has failed, and while the driver says nothing all of
 //! them are unknown, which is not the same as gone.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -13,24 +13,42 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Found, GpuProbe, ProbeError, Reading};
+use super::{Found, GpuProbe, ProbeError, Reading, Sampled};
 use crate::{
     blocking::{Aside, Asked},
     clock,
+    ids::GpuUuid,
     protocol::record::{Gpu, Health},
 };
 
-/// What a probe has said so far.
-#[derive(Debug, Clone, PartialEq)]
+/// What probes have said so far.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GpuReport {
-    /// Every GPU that it has ever listed, with `state` left to the registry.
+    /// Every GPU that they have ever listed, with `state` left to the registry.
     pub gpus: Vec<Found>,
+    /// Each probe.
+    pub probes: Vec<ProbeReport>,
+}
+
+impl GpuReport {
+    /// All probes have answered.
+    pub fn complete(&self) -> bool {
+        self.probes.iter().all(|probe| probe.complete)
+    }
+}
+
+/// How a probe is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeReport {
+    /// Whose GPUs it lists.
+    pub vendor: &'static str,
     /// It has answered, if only that it sees nothing.
     pub complete: bool,
-    /// Of the probe: `ok` also on a host without such GPUs, `failed` when the driver answers with an
-    /// error, `unknown` before the first answer and while there is none.
+    /// `ok` also on a host without such GPUs, `warning` when the driver lists less than it counts,
+    /// `failed` when it answers with an error, `unknown` before the first answer and while there is
+    /// none.
     pub health: Health,
-    /// Why it sees nothing.
+    /// Why it sees nothing, or less than there is.
     pub problem: Option<String>,
 }
 
@@ -67,15 +85,6 @@ pub struct Readings {
     pub look: Arc<Notify>,
 }
 
-/// The GPUs at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sampled {
-    /// When it was asked for: what happened before that shows in it (boot-time clock).
-    pub asked_at: Duration,
-    /// One for each GPU; empty while the probe sees nothing.
-    pub readings: Vec<Reading>,
-}
-
 /// The probe's thread has ended, which only a panic does.
 #[derive(Debug, thiserror::Error)]
 #[error("the thread of the {vendor} probe is gone")]
@@ -102,8 +111,15 @@ enum Question {
 
 #[derive(Debug)]
 enum Answer {
-    Inventory(Result<Vec<Found>, ProbeError>),
+    Inventory(Result<Listed, ProbeError>),
     Sample(Vec<Reading>),
+}
+
+/// A driver's answer, and what it could not list.
+#[derive(Debug, Default)]
+struct Listed {
+    gpus: Vec<Found>,
+    trouble: Option<String>,
 }
 
 impl GpuWatch {
@@ -119,9 +135,12 @@ impl GpuWatch {
     ) -> io::Result<(Self, Readings)> {
         let (report, report_reader) = watch::channel(GpuReport {
             gpus: Vec::new(),
-            complete: false,
-            health: Health::Unknown,
-            problem: None,
+            probes: vec![ProbeReport {
+                vendor,
+                complete: false,
+                health: Health::Unknown,
+                problem: None,
+            }],
         });
         let (samples, samples_reader) = watch::channel(Arc::default());
         let look = Arc::new(Notify::new());
@@ -178,21 +197,32 @@ impl GpuWatch {
                 Asked::Answer(answer) => {
                     let asks_anew = was_silent && matches!(answer, Answer::Sample(_));
                     was_silent = false;
-                    self.answered(answer, asked_at);
-                    if asks_anew {
-                        inventory.reset_immediately();
+                    match self.answered(answer, asked_at) {
+                        Some(Question::Inventory) => inventory.reset_immediately(),
+                        Some(Question::Sample) => sample.reset_immediately(),
+                        None if asks_anew => inventory.reset_immediately(),
+                        None => {}
                     }
                 }
             }
         }
     }
 
-    fn answered(&self, answer: Answer, asked_at: Duration) {
+    /// Publishes the answer, and says what has to be asked at once because of it.
+    fn answered(&self, answer: Answer, asked_at: Duration) -> Option<Question> {
         match answer {
-            Answer::Inventory(outcome) => self.publish(|old| reported(&old.gpus, outcome)),
+            Answer::Inventory(outcome) => {
+                let known = names(&self.report.borrow().gpus);
+                self.publish(|old| reported(self.vendor, &old.gpus, outcome));
+                let listed = names(&self.report.borrow().gpus);
+                // A new one: whether it is free and well, only a look tells.
+                (!listed.is_subset(&known)).then_some(Question::Sample)
+            }
             Answer::Sample(readings) => {
+                let missing = is_missing(&self.report.borrow().gpus, &readings);
                 let sampled = Sampled { asked_at, readings };
                 self.samples.send_replace(Arc::new(sampled));
+                missing.then_some(Question::Inventory)
             }
         }
     }
@@ -203,9 +233,12 @@ impl GpuWatch {
         self.samples.send_replace(Arc::default());
         self.publish(|old| GpuReport {
             gpus: unknown(&old.gpus, &problem),
-            complete: old.complete,
-            health: Health::Unknown,
-            problem: Some(problem.clone()),
+            probes: vec![ProbeReport {
+                vendor: self.vendor,
+                complete: old.complete(),
+                health: Health::Unknown,
+                problem: Some(problem.clone()),
+            }],
         });
     }
 
@@ -214,18 +247,47 @@ impl GpuWatch {
         self.report.send_if_modified(|report| {
             let next = next(report);
             let differs = *report != next;
-            if differs && next.problem != report.problem {
-                let (vendor, gpus) = (self.vendor, next.gpus.len());
-                match (&next.problem, next.health) {
-                    (None, _) => tracing::info!(vendor, gpus, "the GPU driver answers"),
-                    (Some(problem), Health::Ok) => tracing::info!(vendor, problem, "no GPU driver"),
-                    (Some(problem), _) => tracing::warn!(vendor, problem, "no word of the GPUs"),
-                }
+            if differs && problem(&next) != problem(report) {
+                log(&next);
             }
             *report = next;
             differs
         });
     }
+}
+
+/// Of a report on one probe.
+fn problem(report: &GpuReport) -> Option<&str> {
+    report
+        .probes
+        .iter()
+        .find_map(|probe| probe.problem.as_deref())
+}
+
+fn log(report: &GpuReport) {
+    let gpus = report.gpus.len();
+    for probe in &report.probes {
+        let vendor = probe.vendor;
+        match (&probe.problem, probe.health) {
+            (None, _) => tracing::info!(vendor, gpus, "the GPU driver answers"),
+            (Some(problem), Health::Ok) => tracing::info!(vendor, problem, "no GPU driver"),
+            (Some(problem), _) => tracing::warn!(vendor, gpus, problem, "trouble with the GPUs"),
+        }
+    }
+}
+
+fn names(gpus: &[Found]) -> BTreeSet<GpuUuid> {
+    let names = gpus.iter().map(|found| found.gpu.uuid.clone());
+    names.collect()
+}
+
+/// Whether a look does not show a GPU that was listed as present.
+fn is_missing(gpus: &[Found], readings: &[Reading]) -> bool {
+    gpus.iter().any(|found| {
+        let present = matches!(found.gpu.health, Health::Ok | Health::Warning);
+        let uuid = &found.gpu.uuid;
+        present && readings.iter().all(|reading| reading.sample.uuid != *uuid)
+    })
 }
 
 fn every(period: Duration) -> time::Interval {
@@ -249,7 +311,10 @@ fn answering<P: GpuProbe>(
                     Err(error) => return Answer::Inventory(Err(error)),
                 },
             };
-            let outcome = opened.inventory();
+            let outcome = opened.inventory().map(|gpus| Listed {
+                gpus,
+                trouble: opened.trouble(),
+            });
             // A library that failed is unloaded: the next one may be another version.
             probe = outcome.is_ok().then_some(opened);
             Answer::Inventory(outcome)
@@ -266,16 +331,31 @@ fn answering<P: GpuProbe>(
 }
 
 /// The report after an answer, by what was known before.
-fn reported(known: &[Found], outcome: Result<Vec<Found>, ProbeError>) -> GpuReport {
+fn reported(
+    vendor: &'static str,
+    known: &[Found],
+    outcome: Result<Listed, ProbeError>,
+) -> GpuReport {
     let (gpus, health, problem) = match outcome {
-        Ok(mut listed) => {
+        Ok(Listed { gpus, trouble }) => {
+            let mut listed: Vec<Found> = Vec::new();
+            for found in gpus {
+                // A driver that says a name twice means one GPU.
+                if listed.iter().all(|other| other.gpu.uuid != found.gpu.uuid) {
+                    listed.push(found);
+                }
+            }
             let lost: Vec<Found> = known
                 .iter()
                 .filter(|old| listed.iter().all(|found| found.gpu.uuid != old.gpu.uuid))
                 .map(|old| judged(old, Health::Failed, "the driver no longer lists it"))
                 .collect();
             listed.extend(lost);
-            (listed, Health::Ok, None)
+            let health = match trouble {
+                None => Health::Ok,
+                Some(_) => Health::Warning,
+            };
+            (listed, health, trouble)
         }
         Err(ProbeError::Absent(why)) => {
             let gpus = unknown(known, &why);
@@ -286,13 +366,18 @@ fn reported(known: &[Found], outcome: Result<Vec<Found>, ProbeError>) -> GpuRepo
             };
             (gpus, health, Some(why))
         }
-        Err(ProbeError::Failed(why)) => (unknown(known, &why), Health::Failed, Some(why)),
+        Err(ProbeError::Failed(why) | ProbeError::Unloadable(why)) => {
+            (unknown(known, &why), Health::Failed, Some(why))
+        }
     };
     GpuReport {
         gpus,
-        complete: true,
-        health,
-        problem,
+        probes: vec![ProbeReport {
+            vendor,
+            complete: true,
+            health,
+            problem,
+        }],
     }
 }
 
@@ -335,15 +420,22 @@ mod tests {
             .collect()
     }
 
+    fn listing(gpus: &[Found]) -> Result<Listed, ProbeError> {
+        Ok(Listed {
+            gpus: gpus.to_vec(),
+            trouble: None,
+        })
+    }
+
     #[test]
     fn a_gpu_that_the_driver_drops_stays_listed_as_failed() {
         let known = [gpu("GPU-a", 0), gpu("GPU-b", 1)];
-        let report = reported(&known, Ok(vec![gpu("GPU-b", 0)]));
+        let report = reported("nvidia", &known, listing(&[gpu("GPU-b", 0)]));
         assert_eq!(
             healths(&report),
             [("GPU-b", Health::Ok), ("GPU-a", Health::Failed)]
         );
-        let back = reported(&report.gpus, Ok(known.to_vec()));
+        let back = reported("nvidia", &report.gpus, listing(&known));
         assert_eq!(
             healths(&back),
             [("GPU-a", Health::Ok), ("GPU-b", Health::Ok)]
@@ -351,24 +443,54 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_listed_twice_is_one_gpu() {
+        let report = reported("nvidia", &[], listing(&[gpu("GPU-a", 0), gpu("GPU-a", 1)]));
+        assert_eq!(healths(&report), [("GPU-a", Health::Ok)]);
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_a_warning_of_the_probe() {
+        let some = Listed {
+            gpus: vec![gpu("GPU-a", 0)],
+            trouble: Some("GPU 1: lost".to_owned()),
+        };
+        let report = reported("nvidia", &[], Ok(some));
+        assert_eq!(report.probes[0].health, Health::Warning);
+        assert_eq!(problem(&report), Some("GPU 1: lost"));
+        assert_eq!(healths(&report), [("GPU-a", Health::Ok)]);
+    }
+
+    #[test]
     fn a_failing_driver_makes_gpus_unknown_and_not_gone() {
         let known = [gpu("GPU-a", 0)];
         for error in [
             ProbeError::Failed("mismatch".to_owned()),
+            ProbeError::Unloadable("no library".to_owned()),
             ProbeError::Absent("not found".to_owned()),
         ] {
-            let report = reported(&known, Err(error));
+            let report = reported("nvidia", &known, Err(error));
             assert_eq!(healths(&report), [("GPU-a", Health::Unknown)]);
-            assert_eq!(report.health, Health::Failed);
-            assert!(report.complete && report.problem.is_some());
+            assert_eq!(report.probes[0].health, Health::Failed);
+            assert!(report.complete() && problem(&report).is_some());
         }
     }
 
     #[test]
     fn a_host_without_a_driver_is_a_healthy_host() {
-        let report = reported(&[], Err(ProbeError::Absent("not found".to_owned())));
-        assert_eq!(report.health, Health::Ok);
-        assert_eq!(report.problem.as_deref(), Some("not found"));
-        assert!(report.complete && report.gpus.is_empty());
+        let absent = ProbeError::Absent("not found".to_owned());
+        let report = reported("nvidia", &[], Err(absent));
+        assert_eq!(report.probes[0].health, Health::Ok);
+        assert_eq!(problem(&report), Some("not found"));
+        assert!(report.complete() && report.gpus.is_empty());
+    }
+
+    #[test]
+    fn a_look_that_lacks_a_gpu_that_was_well_asks_for_the_list() {
+        let reading = |uuid: &str| Reading::of(uuid.parse().unwrap());
+        let both = [gpu("GPU-a", 0), gpu("GPU-b", 1)];
+        assert!(is_missing(&both, &[reading("GPU-a")]));
+        assert!(!is_missing(&both, &[reading("GPU-b"), reading("GPU-a")]));
+        let lost = judged(&both[1], Health::Failed, "lost");
+        assert!(!is_missing(&[both[0].clone(), lost], &[reading("GPU-a")]));
     }
 }

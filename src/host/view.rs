@@ -7,6 +7,9 @@ use crate::{ids::ContainerId, protocol::record::View};
 /// Files that container engines put into every container.
 const MARKERS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 
+/// The namespace of processes that the kernel starts with; its number is the same on every host.
+const FIRST_PIDS: &str = "pid:[4026531836]";
+
 /// Looks for the marks of a container. An engine that runs beside the agent in the same container
 /// makes that container the host: what the agent sees is then what the engine sees.
 pub(super) fn detect() -> View {
@@ -22,6 +25,13 @@ pub fn own_container() -> Option<ContainerId> {
         return None;
     }
     container_of(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+/// Whether the numbers of processes mean here what they mean on the host: on the host itself, and in a
+/// container with `--pid=host`.
+pub fn sees_processes() -> bool {
+    detect() == View::Host
+        || fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST_PIDS)
 }
 
 /// Docker mounts files of its own into every container, from a folder named by the container's id.

@@ -27,6 +27,7 @@ pub mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -44,7 +45,7 @@ use super::{
 use crate::{
     clock::{Now, ServerClock, Timestamp},
     config,
-    gpu::Found,
+    gpu::{Found, Sampled, Xid},
     ids::{AgentId, CommandId, Generation, InstanceId},
     protocol::{
         Command, Error,
@@ -96,6 +97,10 @@ pub enum Input {
         /// All probes have answered.
         complete: bool,
     },
+    /// A look at the GPUs of one probe.
+    GpuReadings(Arc<Sampled>),
+    /// An error that a GPU reported by itself.
+    Xid(Xid),
     /// The engine answers: a listing is due.
     EngineUp {
         /// What it says of itself.
@@ -202,6 +207,7 @@ impl Registry {
             Input::BadCommand(id, error) => self.refuse_unread(id, *error),
             Input::Ack(generation) => self.ack(generation, now),
             Input::Gpus { gpus, complete } => self.take_gpus(gpus, complete),
+            Input::GpuReadings(_) | Input::Xid(_) => {}
             Input::EngineUp { facts, disks } => self.engine_up(*facts, disks, now),
             Input::EngineDown(status) => self.engine_down(status, now),
             Input::EngineLost => self.engine.lost = Some(self.touch()),

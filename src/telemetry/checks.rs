@@ -1,7 +1,7 @@
 //! Verdicts on what has been seen: engine, disks, GPUs and their probe, clock. No IO, no clock.
 
 use crate::{
-    gpu::watch::GpuReport,
+    gpu::watch::{GpuReport, ProbeReport},
     instance::publish::Snapshot,
     protocol::{
         message::HealthCheck,
@@ -17,7 +17,7 @@ const SKEW_FAILED_S: f64 = 60.0;
 /// All that verdicts are made from.
 pub(super) struct Seen<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) probe: &'a GpuReport,
+    pub(super) gpus: &'a GpuReport,
     /// `None` while a file system does not answer.
     pub(super) disks: Option<&'a [Disk]>,
     pub(super) reserve_disk_bytes: u64,
@@ -29,7 +29,7 @@ pub(super) fn all(seen: &Seen<'_>) -> Vec<HealthCheck> {
     for known in &seen.snapshot.host.disks {
         checks.push(disk(known, seen));
     }
-    checks.push(probe(seen.probe));
+    checks.extend(seen.gpus.probes.iter().map(probe));
     for gpu in &seen.snapshot.gpus {
         let message = gpu.health_reasons.join("; ");
         checks.push(check("gpu", gpu.uuid.as_str(), gpu.health, message));
@@ -76,13 +76,13 @@ fn disk(known: &Disk, seen: &Seen<'_>) -> HealthCheck {
     }
 }
 
-fn probe(report: &GpuReport) -> HealthCheck {
+fn probe(report: &ProbeReport) -> HealthCheck {
     let message = report.problem.as_deref().unwrap_or(if report.complete {
         "the driver answers"
     } else {
         "the driver has not answered yet"
     });
-    check("gpu_probe", "nvidia", report.health, message)
+    check("gpu_probe", report.vendor, report.health, message)
 }
 
 fn clock(offset_s: Option<f64>) -> HealthCheck {
@@ -129,15 +129,18 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let probe = GpuReport {
+        let gpus = GpuReport {
             gpus: Vec::new(),
-            complete: true,
-            health: probe,
-            problem: None,
+            probes: vec![ProbeReport {
+                vendor: "nvidia",
+                complete: true,
+                health: probe,
+                problem: None,
+            }],
         };
         let checks = all(&Seen {
             snapshot: &snapshot,
-            probe: &probe,
+            gpus: &gpus,
             disks,
             reserve_disk_bytes: RESERVE,
         });

@@ -27,9 +27,14 @@ pub(crate) struct FakeNvml {
 impl FakeNvml {
     /// Builds it.
     pub(crate) fn with(script: &str) -> Self {
+        Self::built(&[], script)
+    }
+
+    /// Builds it with these arguments of the compiler.
+    pub(crate) fn built(arguments: &[&str], script: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let fake = Self {
-            library: build(folder.path(), &[]),
+            library: build(folder.path(), arguments),
             _folder: folder,
         };
         fake.script(script);
@@ -46,15 +51,15 @@ impl FakeNvml {
 }
 
 /// Compiles it into `folder`.
-pub(crate) fn build(folder: &Path, defines: &[&str]) -> PathBuf {
+pub(crate) fn build(folder: &Path, arguments: &[&str]) -> PathBuf {
     let library = folder.join("nvml.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/fake_nvml.c");
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1"])
-        .args(defines)
+        .args(arguments)
         .arg("-o")
         .arg(&library)
-        .args([source, "-ldl"])
+        .args([source, "-ldl", "-lpthread"])
         .status()
         .expect("a C compiler, which Rust needs to link, is there as `cc`");
     assert!(status.success(), "the stand-in does not compile");

@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "access::*",
     "gpu",
     "gpu::assign",
+    "gpu::nvidia_smi::parse",
     "gpu::health",
     "runtime",
     "runtime::error",
@@ -84,7 +85,7 @@ const THE_CLOCK: (&str, &str) = ("clock", "now");
 /// Crates that have a place of their own, and where that is.
 const CONFINED: &[(&str, &[&str])] = &[
     ("bollard", &["runtime::*"]),
-    ("nvml_wrapper", &["gpu::nvml"]),
+    ("nvml_wrapper", &["gpu::nvml::*"]),
     ("tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("tokio_tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("axum", &["api::*", "dev::*"]),
@@ -96,7 +97,10 @@ const CONFINED: &[(&str, &[&str])] = &[
         "crate::runtime::docker",
         &["runtime::docker::*", "agent::*", "cli::*"],
     ),
-    ("crate::gpu::nvml", &["gpu::nvml", "agent::*", "cli::*"]),
+    (
+        "crate::gpu::nvml",
+        &["gpu::nvml::*", "gpu::nvidia", "gpu::probes"],
+    ),
 ];
 
 /// Who may name whom: a module names modules of earlier lines, and its own relatives.
@@ -108,7 +112,13 @@ const LAYERS: &[&[&str]] = &[
     &["policy", "access"],
     &["instance"],
     &[
+        "gpu::amd",
+        "gpu::nvidia",
+        "gpu::nvidia_smi",
         "gpu::nvml",
+        "gpu::probes",
+        "gpu::sysfs",
+        "gpu::tpu",
         "gpu::watch",
         "runtime::docker",
         "host",

@@ -621,6 +621,7 @@ fn options() -> Options {
         },
         address: "203.0.113.7".to_owned(),
         limits: config::ResourceLimits {
+            gpus: None,
             reserve_cpus: 0.0,
             reserve_memory_bytes: 0,
             reserve_disk_bytes: 0,

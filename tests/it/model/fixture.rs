@@ -72,6 +72,7 @@ pub(crate) fn options(boot_id: &str) -> Options {
         },
         address: "203.0.113.7".to_owned(),
         limits: ResourceLimits {
+            gpus: None,
             reserve_cpus: 0.0,
             reserve_memory_bytes: 0,
             reserve_disk_bytes: 0,
