@@ -7,7 +7,7 @@
 mod lock;
 pub mod pulse;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::task::JoinSet;
@@ -21,12 +21,13 @@ use crate::{
     gpu::{
         nvml::NvmlProbe,
         watch::{GpuWatch, Pace, Readings as GpuReadings},
+        wipe::Wiper,
     },
     host,
     instance::registry::{Input, Options, Registry},
     runtime::{Hardening, docker::Docker},
     session::{Feeds, Limits, Session},
-    telemetry::Telemetry,
+    telemetry::{self, Telemetry},
 };
 
 /// After the driver has drained, the session has so long to say goodbye.
@@ -50,9 +51,10 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let (probe, gpus) = GpuWatch::start("nvidia", open, Pace::default())?;
     let docker =
         Docker::connect(&config.docker, &config.network)?.from_within(host::own_container());
-    let (mut driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
-    let reserve = config.resources.reserve_disk_bytes;
-    let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus.clone())?;
+    let (driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
+    let look = Arc::clone(&gpus.look);
+    let mut driver = driver.looking(look).wiping(wiper(&config));
+    let (telemetry, samples) = telemetry(&config, &inputs, &gpus)?;
     let feeds = Feeds {
         snapshot: inputs.snapshot.clone(),
         metrics: samples.metrics,
@@ -97,6 +99,9 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     );
     tasks.supervise(&token, &shutdown).await
 }
+
+/// This program, also after an update has put another in its place.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The stages of a shutdown, in their order.
 #[derive(Debug, Default, Clone)]
@@ -163,28 +168,50 @@ fn unexpected(
     }
 }
 
-/// Passes on what the probe lists.
+/// Passes on what the probe lists and what it reads.
 async fn tell_gpus(
     mut gpus: GpuReadings,
     inputs: Inputs,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
     let tell = async {
+        let mut listed = true;
         loop {
-            let report = gpus.report.borrow_and_update().clone();
-            let input = Input::Gpus {
-                gpus: report.gpus,
-                complete: report.complete,
+            let input = if listed {
+                let report = gpus.report.borrow_and_update().clone();
+                Input::Gpus {
+                    gpus: report.gpus,
+                    complete: report.complete,
+                }
+            } else {
+                Input::GpuReadings(Arc::clone(&gpus.samples.borrow_and_update()))
             };
-            inputs
-                .from_below
-                .send(input)
-                .await
-                .context("the driver is gone")?;
-            gpus.report.changed().await.context("the probe is gone")?;
+            let sent = inputs.from_below.send(input).await;
+            sent.context("the driver is gone")?;
+            listed = tokio::select! {
+                // What there is comes before what it does.
+                biased;
+                changed = gpus.report.changed() => changed.map(|()| true),
+                changed = gpus.samples.changed() => changed.map(|()| false),
+            }
+            .context("the probe is gone")?;
         }
     };
     token.run_until_cancelled(tell).await.unwrap_or(Ok(()))
+}
+
+fn telemetry(
+    config: &Config,
+    inputs: &Inputs,
+    gpus: &GpuReadings,
+) -> std::io::Result<(Telemetry, telemetry::Readings)> {
+    let reserve = config.resources.reserve_disk_bytes;
+    let thresholds = config.gpu.policy.thresholds.clone();
+    Telemetry::start(reserve, inputs.snapshot.clone(), gpus.clone(), thresholds)
+}
+
+fn wiper(config: &Config) -> Wiper {
+    Wiper::new(OWN_PROGRAM.into(), config.gpu.cuda_library.as_deref())
 }
 
 fn identity(config: &Config) -> Identity {
@@ -207,6 +234,7 @@ fn options(config: &Config) -> Options {
         policy: config.policy.clone(),
         hardening: hardening(config),
         port_range: config.network.port_range,
+        gpus: config.gpu.policy.clone(),
     }
 }
 

@@ -30,7 +30,7 @@ pub use self::{
     show::{Entry, Shown, show},
     token::TokenError,
 };
-use crate::{ids::AgentId, protocol::record::PortRange};
+use crate::{gpu::ward, ids::AgentId, protocol::record::PortRange};
 
 /// A configuration that is known to be sane.
 #[derive(Debug, Clone)]
@@ -176,6 +176,10 @@ pub struct Gpu {
     /// Unset: `libnvidia-ml.so.1` by the loader's search.
     pub nvml_library: Option<PathBuf>,
     pub driver_capabilities: String,
+    /// CUDA's, `libcuda.so.1`; unset: by the loader's search.
+    pub cuda_library: Option<PathBuf>,
+    /// Which may be given, and when they are remarkable.
+    pub policy: ward::Policy,
 }
 
 /// The machine.

@@ -1,8 +1,16 @@
 //! GPUs: what there is, and the seam to the vendors' drivers. Pure; the probes are adapters.
 
 pub mod assign;
+pub mod health;
 pub mod nvml;
+pub mod occupancy;
+pub mod quarantine;
+pub mod ward;
 pub mod watch;
+pub mod wipe;
+pub mod xid;
+
+use std::time::Duration;
 
 use crate::{
     ids::GpuUuid,
@@ -64,6 +72,15 @@ impl Reading {
             vitals: Vitals::default(),
         }
     }
+}
+
+/// The GPUs at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    /// When it was asked for: what happened before that shows in it (boot-time clock).
+    pub asked_at: Duration,
+    /// One for each GPU; empty while the probe sees nothing.
+    pub readings: Vec<Reading>,
 }
 
 /// A process on a GPU.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Found, GpuProbe, ProbeError, Reading};
+use super::{Found, GpuProbe, ProbeError, Reading, Sampled};
 use crate::{
     blocking::{Aside, Asked},
     clock,
@@ -65,15 +65,6 @@ pub struct Readings {
     pub samples: watch::Receiver<Arc<Sampled>>,
     /// Asks for a look out of turn.
     pub look: Arc<Notify>,
-}
-
-/// The GPUs at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sampled {
-    /// When it was asked for: what happened before that shows in it (boot-time clock).
-    pub asked_at: Duration,
-    /// One for each GPU; empty while the probe sees nothing.
-    pub readings: Vec<Reading>,
 }
 
 /// The probe's thread has ended, which only a panic does.

@@ -25,6 +25,10 @@ const PURE: &[&str] = &[
     "gpu",
     "gpu::assign",
     "gpu::health",
+    "gpu::occupancy",
+    "gpu::quarantine",
+    "gpu::ward",
+    "gpu::xid",
     "runtime",
     "runtime::error",
     "session::backoff",
@@ -85,6 +89,7 @@ const THE_CLOCK: (&str, &str) = ("clock", "now");
 const CONFINED: &[(&str, &[&str])] = &[
     ("bollard", &["runtime::*"]),
     ("nvml_wrapper", &["gpu::nvml"]),
+    ("cudarc", &["gpu::wipe::*"]),
     ("tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("tokio_tungstenite", &["session::*", "dev::*", "api::ws"]),
     ("axum", &["api::*", "dev::*"]),
@@ -110,6 +115,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "gpu::nvml",
         "gpu::watch",
+        "gpu::wipe",
         "runtime::docker",
         "host",
         "storage",
