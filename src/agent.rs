@@ -7,7 +7,7 @@
 mod lock;
 pub mod pulse;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -20,13 +20,14 @@ use crate::{
     driver::{Driver, Identity, Inputs},
     gpu::{
         probes::{self, Heard},
-        watch::Pace,
+        watch::{Pace, Readings as GpuReadings},
+        wipe::Wiper,
     },
     host,
     instance::registry::{Input, Options, Registry},
     runtime::{Hardening, docker::Docker},
     session::{Feeds, Limits, Session},
-    telemetry::Telemetry,
+    telemetry::{self, Telemetry},
 };
 
 /// After the driver has drained, the session has so long to say goodbye.
@@ -48,9 +49,10 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     let (probes, gpus, heard) = probes::start(&looking(&config), Pace::default())?;
     let docker =
         Docker::connect(&config.docker, &config.network)?.from_within(host::own_container());
-    let (mut driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
-    let reserve = config.resources.reserve_disk_bytes;
-    let (telemetry, samples) = Telemetry::start(reserve, inputs.snapshot.clone(), gpus)?;
+    let (driver, inputs) = Driver::new(Registry::new(options(&config)), docker);
+    let look = Arc::clone(&gpus.look);
+    let mut driver = driver.looking(look).wiping(wiper(&config));
+    let (telemetry, samples) = telemetry(&config, &inputs, gpus)?;
     let feeds = Feeds {
         snapshot: inputs.snapshot.clone(),
         metrics: samples.metrics,
@@ -92,6 +94,9 @@ pub async fn run(config: Config, token: CancellationToken) -> anyhow::Result<()>
     tasks.spawn("inventory", tell_gpus(heard, inputs, until));
     tasks.supervise(&token, &shutdown).await
 }
+
+/// This program, also after an update has put another in its place.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The stages of a shutdown, in their order.
 #[derive(Debug, Default, Clone)]
@@ -191,6 +196,20 @@ pub fn looking(config: &Config) -> probes::Options {
     }
 }
 
+fn telemetry(
+    config: &Config,
+    inputs: &Inputs,
+    gpus: GpuReadings,
+) -> std::io::Result<(Telemetry, telemetry::Readings)> {
+    let reserve = config.resources.reserve_disk_bytes;
+    let thresholds = config.gpu.policy.thresholds.clone();
+    Telemetry::start(reserve, inputs.snapshot.clone(), gpus, thresholds)
+}
+
+fn wiper(config: &Config) -> Wiper {
+    Wiper::new(OWN_PROGRAM.into(), config.gpu.cuda_library.as_deref())
+}
+
 fn identity(config: &Config) -> Identity {
     let epoch = uuid::Uuid::new_v4().to_string().parse();
     Identity {
@@ -211,6 +230,7 @@ fn options(config: &Config) -> Options {
         policy: config.policy.clone(),
         hardening: hardening(config),
         port_range: config.network.port_range,
+        gpus: config.gpu.policy.clone(),
     }
 }
 

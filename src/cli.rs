@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 pub mod dev;
+pub mod gpu;
 pub mod healthcheck;
 pub mod logging;
 pub mod run;
@@ -81,6 +82,11 @@ pub enum Command {
     Drain(control::Common),
     /// Take deploys again.
     Resume(control::Common),
+    /// Keep a GPU of this machine out of the offer, or give it back.
+    Gpu(gpu::GpuArgs),
+    /// Wipe the one GPU that this process sees; the agent starts it.
+    #[command(hide = true)]
+    GpuWipe,
     /// Show what the configuration is.
     Config(config::ConfigArgs),
     /// Say whether the agent that runs here is well (exit code 0 or 1).

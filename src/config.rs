@@ -36,6 +36,7 @@ pub use self::{
     token::TokenError,
 };
 use crate::{
+    gpu::ward,
     ids::{AgentId, GpuUuid},
     protocol::record::PortRange,
 };
@@ -188,6 +189,10 @@ pub struct Gpu {
     /// Unset: `nvidia-smi` by PATH.
     pub nvidia_smi: Option<PathBuf>,
     pub driver_capabilities: String,
+    /// CUDA's, `libcuda.so.1`; unset: by the loader's search.
+    pub cuda_library: Option<PathBuf>,
+    /// Which may be given, and when they are remarkable.
+    pub policy: ward::Policy,
 }
 
 /// The machine.

@@ -11,7 +11,7 @@ mod watch;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch as watched},
+    sync::{Notify, mpsc, watch as watched},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,8 @@ use self::local::Locals;
 pub use self::local::{FromLocal, REPLIES};
 use crate::{
     clock::{self, Timestamp},
-    ids::{AgentId, CommandId, Epoch, Generation, InstanceId},
+    gpu::{ward::Wiped, wipe::Wiper},
+    ids::{AgentId, CommandId, Epoch, Generation, GpuUuid, InstanceId},
     instance::{
         effect::{Effect, EngineOp, FetchId, OpDone, OpId},
         publish::{Event, Snapshot},
@@ -128,6 +129,8 @@ pub struct Driver<R> {
     turned: watched::Sender<Duration>,
     tasks: JoinSet<Input>,
     fetches: HashMap<FetchId, AbortHandle>,
+    look: Arc<Notify>,
+    wiper: Option<Wiper>,
     session: Option<(SessionNo, mpsc::Sender<Event>)>,
     locals: Locals,
 }
@@ -162,6 +165,8 @@ impl<R: ContainerRuntime> Driver<R> {
             turned,
             tasks: JoinSet::new(),
             fetches: HashMap::new(),
+            look: Arc::default(),
+            wiper: None,
             session: None,
             locals: Locals::default(),
         };
@@ -175,6 +180,20 @@ impl<R: ContainerRuntime> Driver<R> {
                 turned: last_turn,
             },
         )
+    }
+
+    /// With the probes' ear for wishes: told, they look at the GPUs out of turn.
+    #[must_use]
+    pub fn looking(mut self, look: Arc<Notify>) -> Self {
+        self.look = look;
+        self
+    }
+
+    /// With the means to wipe GPUs.
+    #[must_use]
+    pub fn wiping(mut self, wiper: Wiper) -> Self {
+        self.wiper = Some(wiper);
+        self
     }
 
     /// Runs until cancelled, then until what cannot be cut is done, at most 7 s.
@@ -329,6 +348,11 @@ impl<R: ContainerRuntime> Driver<R> {
                 Effect::Tell(event) => {
                     self.locals.hear(&event);
                 }
+                Effect::LookAtGpus => self.look.notify_one(),
+                Effect::WipeGpu(uuid) => {
+                    let wiper = self.wiper.clone();
+                    self.tasks.spawn(wipe(wiper, uuid));
+                }
                 Effect::Engine { id, instance, op } => self.operate(id, instance, op),
                 Effect::List(ticket) => {
                     let runtime = Arc::clone(&self.runtime);
@@ -383,4 +407,12 @@ impl<R: ContainerRuntime> Driver<R> {
             }
         }
     }
+}
+
+async fn wipe(wiper: Option<Wiper>, uuid: GpuUuid) -> Input {
+    let wiped = match wiper {
+        Some(wiper) => wiper.wipe(&uuid).await,
+        None => Wiped::Impossible("nothing is set up for it".to_owned()),
+    };
+    Input::GpuWiped { uuid, wiped }
 }

@@ -2,13 +2,19 @@
 
 pub mod amd;
 pub mod assign;
+pub mod health;
 pub mod nvidia;
 pub mod nvidia_smi;
 pub mod nvml;
+pub mod occupancy;
 pub mod probes;
+pub mod quarantine;
 mod sysfs;
 pub mod tpu;
+pub mod ward;
 pub mod watch;
+pub mod wipe;
+pub mod xid;
 
 use std::time::Duration;
 
@@ -54,6 +60,8 @@ impl From<Gpu> for Found {
 /// The GPUs of one probe at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sampled {
+    /// Whose GPUs: their [`Gpu::vendor`]; empty where it is several vendors'.
+    pub vendor: &'static str,
     /// When it was asked for: what happened before that shows in it (boot-time clock).
     pub asked_at: Duration,
     /// One for each GPU; empty while the probe sees nothing.

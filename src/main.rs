@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Terminate(args) => cli::control::run(&Question::Terminate(args), &overrides, env),
         Command::Drain(args) => cli::control::run(&Question::Drain(args), &overrides, env),
         Command::Resume(args) => cli::control::run(&Question::Resume(args), &overrides, env),
+        Command::Gpu(args) => cli::gpu::run(args, &overrides, env),
+        Command::GpuWipe => cli::gpu::wipe(),
         Command::Healthcheck => cli::healthcheck::run(&overrides, &env),
         Command::Schema(args) => cli::schema::run(&args),
         Command::Dev(args) => cli::dev::run(*args, &overrides, env),

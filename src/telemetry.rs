@@ -13,7 +13,7 @@ use self::checks::Seen;
 use crate::{
     blocking::{Aside, Asked},
     clock,
-    gpu::watch::Readings as GpuReadings,
+    gpu::{health::Thresholds, watch::Readings as GpuReadings},
     host::{self, sample::HostSampler},
     instance::publish::Snapshot,
     protocol::{
@@ -48,6 +48,7 @@ pub struct Telemetry {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     gpus: GpuReadings,
     reserve_disk_bytes: u64,
+    thresholds: Thresholds,
     host: HostSampler,
     disks: Aside<Vec<PathBuf>, Vec<Disk>>,
     metrics: watch::Sender<Arc<Metrics>>,
@@ -64,6 +65,7 @@ impl Telemetry {
         reserve_disk_bytes: u64,
         snapshot: watch::Receiver<Arc<Snapshot>>,
         gpus: GpuReadings,
+        thresholds: Thresholds,
     ) -> io::Result<(Self, Readings)> {
         let disks = Aside::start("disks", |mounts: Vec<PathBuf>| {
             host::disks(mounts.iter().map(PathBuf::as_path))
@@ -83,6 +85,7 @@ impl Telemetry {
             snapshot,
             gpus,
             reserve_disk_bytes,
+            thresholds,
             host: HostSampler::default(),
             disks,
             metrics,
@@ -147,6 +150,8 @@ impl Telemetry {
         let checks = checks::all(&Seen {
             snapshot: &self.snapshot.borrow(),
             gpus: &self.gpus.report.borrow(),
+            samples: &self.gpu_samples(),
+            thresholds: &self.thresholds,
             disks,
             reserve_disk_bytes: self.reserve_disk_bytes,
         });
@@ -193,7 +198,8 @@ mod tests {
             samples,
             look,
         };
-        let (telemetry, mut readings) = Telemetry::start(1, snapshot_reader, gpus).unwrap();
+        let (telemetry, mut readings) =
+            Telemetry::start(1, snapshot_reader, gpus, Thresholds::default()).unwrap();
         assert_eq!(readings.metrics.borrow().gpus.len(), 1);
 
         let token = CancellationToken::new();

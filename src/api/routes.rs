@@ -56,6 +56,7 @@ pub(super) fn open(app: App) -> Router {
     let router = rentals()
         .route("/drain", post(status::drain))
         .route("/resume", post(status::resume))
+        .route("/gpus/{uuid}/{verb}", post(status::gpu))
         .route_layer(from_fn(as_owner))
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))

@@ -1,6 +1,11 @@
-//! `GET /health`, `GET /ready`, `GET /openapi.json`; and for the owner `POST /drain`, `POST /resume`.
+//! `GET /health`, `GET /ready`, `GET /openapi.json`; and for the owner `POST /drain`, `POST /resume`,
+//! `POST /gpus/UUID/quarantine`, `POST /gpus/UUID/release`.
 
-use axum::{Extension, extract::State, response::Response};
+use axum::{
+    Extension,
+    extract::{Path, Request, State},
+    response::Response,
+};
 use hyper::StatusCode;
 use serde_json::{Map, Value};
 
@@ -8,7 +13,7 @@ use super::{
     App, Problem,
     answer::{Draining, Health, Readiness, json},
     auth::Caller,
-    openapi, short,
+    body, openapi, short,
 };
 use crate::protocol::command;
 
@@ -46,6 +51,31 @@ pub(super) async fn resume(
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Problem> {
     set_draining(&app, &caller, "resume").await
+}
+
+/// A GPU out of the offer, or back.
+pub(super) async fn gpu(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path((uuid, verb)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let op = match verb.as_str() {
+        "quarantine" => "quarantine_gpu",
+        "release" => "release_gpu",
+        _ => return Err(Problem::no_such_path()),
+    };
+    let mut fields = body::object(request, &app.limits).await?;
+    fields.insert("op".to_owned(), Value::from(op));
+    fields.insert("uuid".to_owned(), Value::from(uuid));
+    let command = command::compose(short::command_id(&caller), fields)?;
+    tracing::info!(op, "by the machine's owner");
+    let mut given = app.surface.give(command, app.limits.answer).await?;
+    let reply = given.last().await?;
+    Ok(json(
+        StatusCode::OK,
+        &reply.result.unwrap_or_else(|| Value::Object(Map::new())),
+    ))
 }
 
 async fn set_draining(app: &App, caller: &Caller, op: &str) -> Result<Response, Problem> {

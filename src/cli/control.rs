@@ -1,4 +1,4 @@
-//! `rental-agent ps`, `terminate`, `drain`, `resume`: what the owner of the machine asks the agent that
+//! `rental-agent ps`, `terminate`, `drain`, `resume`, `gpu`: what the owner of the machine asks the agent that
 //! runs on it, by its control socket.
 
 use std::{
@@ -19,7 +19,7 @@ use tokio::{net::UnixStream, time::timeout};
 use super::{complain, print, run::runtime};
 use crate::{
     config::{self, Overrides},
-    ids::{ContainerId, InstanceId},
+    ids::{ContainerId, GpuUuid, InstanceId},
     protocol::{Instance, text::printable},
 };
 
@@ -62,6 +62,39 @@ pub enum Question {
     Drain(Common),
     /// Deploys again.
     Resume(Common),
+    /// A GPU out of the offer, or back.
+    Gpu(GpuQuestion),
+}
+
+/// What is asked of a GPU.
+#[derive(Debug)]
+pub struct GpuQuestion {
+    uuid: GpuUuid,
+    verb: &'static str,
+    reason: Option<String>,
+    common: Common,
+}
+
+impl Question {
+    /// A GPU out of the offer.
+    pub fn quarantine(uuid: GpuUuid, reason: Option<String>, common: Common) -> Self {
+        Self::Gpu(GpuQuestion {
+            uuid,
+            verb: "quarantine",
+            reason,
+            common,
+        })
+    }
+
+    /// And back.
+    pub fn release(uuid: GpuUuid, common: Common) -> Self {
+        Self::Gpu(GpuQuestion {
+            uuid,
+            verb: "release",
+            reason: None,
+            common,
+        })
+    }
 }
 
 /// Asks, and prints the answer.
@@ -69,6 +102,7 @@ pub fn run(question: &Question, overrides: &Overrides, env: BTreeMap<String, Str
     let (Question::Ps(common)
     | Question::Drain(common)
     | Question::Resume(common)
+    | Question::Gpu(GpuQuestion { common, .. })
     | Question::Terminate(TerminateArgs { common, .. })) = question;
     let socket = match socket(common, overrides, env) {
         Ok(socket) => socket,
@@ -102,6 +136,12 @@ async fn answer(question: &Question, socket: &Path) -> anyhow::Result<Value> {
         Question::Ps(_) => ask(socket, Method::GET, "/instances", None, SOON).await,
         Question::Drain(_) => ask(socket, Method::POST, "/drain", None, SOON).await,
         Question::Resume(_) => ask(socket, Method::POST, "/resume", None, SOON).await,
+        Question::Gpu(asked) => {
+            let path = format!("/gpus/{}/{}", asked.uuid, asked.verb);
+            let body = asked.reason.as_ref().map(|why| json!({ "reason": why }));
+            let body = body.unwrap_or_else(|| json!({}));
+            ask(socket, Method::POST, &path, Some(&body), SOON).await
+        }
         Question::Terminate(TerminateArgs { id, .. }) => {
             let path = format!("/instances/{id}");
             let known = ask(socket, Method::GET, &path, None, SOON);
@@ -181,6 +221,13 @@ fn in_words(question: &Question, answer: &Value) -> String {
         Question::Terminate(_) => "there was none; it will not be started either".to_owned(),
         Question::Drain(_) => "draining: new deploys are refused, rentals go on".to_owned(),
         Question::Resume(_) => "taking deploys".to_owned(),
+        Question::Gpu(asked) if asked.verb == "quarantine" => {
+            format!("{} is quarantined; who has it keeps it", asked.uuid)
+        }
+        Question::Gpu(asked) if answer.get("was_quarantined") == Some(&Value::Bool(true)) => {
+            format!("{} is released; it is offered when it is clean", asked.uuid)
+        }
+        Question::Gpu(asked) => format!("{} was not quarantined", asked.uuid),
     }
 }
 

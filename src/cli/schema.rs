@@ -27,7 +27,10 @@ use crate::{
     ids::CommandId,
     protocol::{
         Error, Instance,
-        command::{Ack, Cancel, DeployFields, NoFields, PullImage, Terminate, Welcome},
+        command::{
+            Ack, Cancel, DeployFields, NoFields, PullImage, QuarantineGpu, ReleaseGpu, Terminate,
+            Welcome,
+        },
         message::{
             Goodbye, HealthReport, Heartbeat, Hello, InstanceMessage, Inventory, Metrics, Output,
             Progress, Reply, Synced,
@@ -189,6 +192,16 @@ fn command() -> Value {
             "pull_image",
             "Fetch an image ahead of a deploy.",
             read::<PullImage>(),
+        ),
+        (
+            "quarantine_gpu",
+            "Give a GPU to nobody until it is released.",
+            read::<QuarantineGpu>(),
+        ),
+        (
+            "release_gpu",
+            "End a GPU's quarantine, whatever the cause.",
+            read::<ReleaseGpu>(),
         ),
         (
             "report",

@@ -3,6 +3,7 @@
 //! limits that are checked and the documentation all come from it. Checks that a schema cannot
 //! express are in `validate`.
 
+mod gpu;
 mod http;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -12,8 +13,11 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(super) use self::http::{Control, Http, HttpAuth, HttpTls};
-use super::validate::{DRIVER_CAPABILITIES, ULIMITS};
+pub(super) use self::{
+    gpu::{Gpu, GpuWipe, Monitoring},
+    http::{Control, Http, HttpAuth, HttpTls},
+};
+use super::validate::ULIMITS;
 use crate::{
     ids::{AgentId, GpuUuid},
     protocol::limits,
@@ -33,11 +37,6 @@ const SUBNET: &str = r"^[0-9]{1,3}(?:\.[0-9]{1,3}){3}/(?:1[6-9]|2[0-8])$";
 const PORT_RANGE: &str = r"^\s*[0-9]+\s*-\s*[0-9]+\s*$";
 const REGISTRY: &str = r"^[^A-Z/@\s]+$";
 
-fn driver_capabilities() -> String {
-    let one = DRIVER_CAPABILITIES.join("|");
-    format!("^(?:{one})(?:,(?:{one}))*$")
-}
-
 /// Configuration of rental-agent.
 ///
 /// The same keys can be set in the environment as RENTAL_AGENT__SECTION__KEY (lists and tables as
@@ -52,6 +51,7 @@ pub(super) struct Raw {
     pub(super) resources: Resources,
     pub(super) policy: Policy,
     pub(super) gpu: Gpu,
+    pub(super) monitoring: Monitoring,
     pub(super) host: Host,
     pub(super) http: Http,
     pub(super) control: Control,
@@ -271,33 +271,6 @@ pub(super) struct Policy {
     /// The public key (Ed25519, PEM), absolute; not writable by other users. Read at the start.
     #[schemars(example = &"/etc/rental-agent/commands.pub", extend("format" = "path"))]
     pub(super) command_public_key_file: Option<PathBuf>,
-}
-
-/// GPUs.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(inline)]
-pub(super) struct Gpu {
-    /// NVIDIA's management library, absolute. Unset: libnvidia-ml.so.1 where the loader finds it.
-    #[schemars(example = &"/usr/lib/libnvidia-ml.so.1", extend("format" = "path"))]
-    pub(super) nvml_library: Option<PathBuf>,
-    /// NVIDIA's tool, absolute, asked where the library cannot be loaded. Unset: nvidia-smi by PATH.
-    #[schemars(example = &"/usr/bin/nvidia-smi", extend("format" = "path"))]
-    pub(super) nvidia_smi: Option<PathBuf>,
-    /// What of the driver rentals see, comma-separated: compute, utility, graphics, video,
-    /// display, ngx, compat32, or all.
-    #[schemars(example = &"compute,utility,video", extend("pattern" = driver_capabilities()))]
-    pub(super) driver_capabilities: String,
-}
-
-impl Default for Gpu {
-    fn default() -> Self {
-        Self {
-            nvml_library: None,
-            nvidia_smi: None,
-            driver_capabilities: "compute,utility".into(),
-        }
-    }
 }
 
 /// The machine.

@@ -2,6 +2,7 @@
 //! wrong with the others.
 
 mod command_key;
+mod gpu;
 mod http;
 mod network;
 mod server;
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use url::Host;
 
 use super::{
-    Agent, Config, Docker, Gpu, HostOptions, Log, Policy, ResourceLimits,
+    Agent, Config, Docker, HostOptions, Log, Policy, ResourceLimits,
     fault::Faults,
     proxy::Variables,
     raw::{self, Raw},
@@ -54,7 +55,7 @@ pub(super) fn validate(raw: Raw, variables: &Variables, faults: &mut Faults) -> 
     let network = network::check(raw.network, faults);
     let resources = resources(raw.resources, faults);
     let policy = policy(raw.policy, faults);
-    let gpu = gpu(raw.gpu, faults);
+    let gpu = gpu::check(raw.gpu, raw.monitoring, faults);
     let host = host(raw.host, faults);
     let http = http::check(raw.http, faults);
     let control = http::control(raw.control, faults);
@@ -248,33 +249,6 @@ fn is_registry(text: &str) -> bool {
     let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     // Parsing puts a host into its normal form; one that was not in it would never match.
     port_fits && Host::parse(host).is_ok_and(|parsed| parsed.to_string() == host)
-}
-
-fn gpu(raw: raw::Gpu, faults: &mut Faults) -> Option<Gpu> {
-    const KEY: &str = "gpu.driver_capabilities";
-    if let Some(library) = &raw.nvml_library {
-        absolute("gpu.nvml_library", library, faults);
-    }
-    if let Some(tool) = &raw.nvidia_smi {
-        absolute("gpu.nvidia_smi", tool, faults);
-    }
-    let text = raw.driver_capabilities;
-    if !text
-        .split(',')
-        .all(|word| DRIVER_CAPABILITIES.contains(&word))
-    {
-        let reason = "is no list of driver capabilities";
-        let remedy = format!(
-            "write some of {}, with commas",
-            DRIVER_CAPABILITIES.join(", ")
-        );
-        faults.shown(KEY, &text, reason, remedy);
-    }
-    Some(Gpu {
-        nvml_library: raw.nvml_library,
-        nvidia_smi: raw.nvidia_smi,
-        driver_capabilities: text,
-    })
 }
 
 fn host(raw: raw::Host, faults: &mut Faults) -> Option<HostOptions> {

@@ -43,6 +43,10 @@ pub enum Effect {
     Fetch(FetchId, FetchRequest),
     /// Nobody wants it any more; no answer is expected.
     CancelFetch(FetchId),
+    /// Look at the GPUs now; answered, if the drivers answer, by `Input::GpuReadings`.
+    LookAtGpus,
+    /// Wipe a GPU's memory; answered by exactly one `Input::GpuWiped`.
+    WipeGpu(GpuUuid),
     /// To the session that is connected, and to whoever listens on this host.
     Emit(Event),
     /// To whoever listens on this host: there is no session that it is for.

@@ -107,6 +107,8 @@ pub struct Facts {
     pub image: Option<ImageFacts>,
     /// It has GPUs, so others are looked for before it starts.
     pub has_gpus: bool,
+    /// Something of it was on its GPUs, and they have not been shown to be clean since.
+    pub soiled: bool,
     /// No other live container has one of them.
     pub rechecked: bool,
     /// It is to be made again from its own inspect before it is started.
@@ -146,6 +148,8 @@ pub enum Step {
     MarkEnded,
     Remove,
     Verify,
+    /// Its GPUs, of what it left on them.
+    Clean,
     /// Nothing: it has ended and nothing is left.
     Over,
 }
@@ -192,6 +196,7 @@ fn next_ending(facts: &Facts, end: &End) -> Step {
         }
         Presence::Live | Presence::Startable | Presence::Finished | Presence::Dying => Step::Remove,
         Presence::Absent if !facts.verified_absent => Step::Verify,
+        Presence::Absent if facts.soiled => Step::Clean,
         Presence::Absent => Step::Over,
     }
 }
@@ -240,6 +245,7 @@ mod tests {
             verified_absent: true,
             image: Some(ImageFacts::default()),
             has_gpus: false,
+            soiled: false,
             rechecked: false,
             remake: false,
             replace: false,
@@ -301,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_over_only_when_the_container_is_verified_gone() {
+    fn an_end_is_over_only_when_the_container_is_verified_gone_and_its_gpus_are_clean() {
         let mut gone = facts(Presence::Absent);
         let mut end = ending(DecisionMarker::NotNeeded);
         end.recorded = Some(Box::new(crate::instance::registry::tests_record()));
@@ -309,6 +315,9 @@ mod tests {
         gone.verified_absent = false;
         assert_eq!(next(&gone), Step::Verify);
         gone.verified_absent = true;
+        gone.soiled = true;
+        assert_eq!(next(&gone), Step::Clean);
+        gone.soiled = false;
         assert_eq!(next(&gone), Step::Over);
     }
 }

@@ -1,10 +1,11 @@
 //! What the core tells the rest of the process: events for whoever is connected, and a snapshot for
 //! everybody who only reads. Pure.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    ids::Generation,
+    gpu::ward::Wiped,
+    ids::{Generation, GpuUuid},
     protocol::{
         message::{InstanceMessage, Progress, Reply, Synced},
         record::{Gpu, Host, Instance, Resources, Status},
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub host: Host,
     /// All GPUs of this epoch.
     pub gpus: Vec<Gpu>,
+    /// What came of the last wipe of each GPU that was to be wiped.
+    pub wipes: BTreeMap<GpuUuid, Wiped>,
     /// All probes have answered.
     pub inventory_complete: bool,
     /// What can be rented in all.
@@ -60,6 +63,7 @@ impl Snapshot {
             && self.occupied == other.occupied
             && self.capacity == other.capacity
             && self.gpus == other.gpus
+            && self.wipes == other.wipes
             && self.inventory_complete == other.inventory_complete
             && self.host == other.host
     }

@@ -7,7 +7,7 @@
 //! on the engine), `outcome` (what came of it), `observe` (what a look at a container means), `ending`
 //! (from the decision to the last marker), `engine` (whether it answers, and when it is listed),
 //! `listing` (what a listing means), `adopt` (rentals of an earlier life), `publishing` (what leaves
-//! the registry).
+//! the registry), `gpus` (which of them may be given, and what ails them).
 
 mod admit;
 mod adopt;
@@ -17,6 +17,7 @@ mod ending;
 mod engine;
 mod entry;
 mod fetches;
+mod gpus;
 mod ledger;
 mod listing;
 mod observe;
@@ -45,8 +46,11 @@ use super::{
 use crate::{
     clock::{Now, ServerClock, Timestamp},
     config,
-    gpu::{Found, Sampled, Xid},
-    ids::{AgentId, CommandId, Generation, InstanceId},
+    gpu::{
+        Found, Sampled, Xid,
+        ward::{self, Ward, Wiped},
+    },
+    ids::{AgentId, CommandId, Generation, GpuUuid, InstanceId},
     protocol::{
         Command, Error,
         message::PullProgress,
@@ -72,6 +76,8 @@ pub struct Options {
     pub hardening: Hardening,
     /// Host ports for rentals.
     pub port_range: crate::protocol::record::PortRange,
+    /// Which GPUs may be given.
+    pub gpus: ward::Policy,
 }
 
 /// Something happened.
@@ -99,8 +105,15 @@ pub enum Input {
     },
     /// A look at the GPUs of one probe.
     GpuReadings(Arc<Sampled>),
-    /// An error that a GPU reported by itself.
+    /// A GPU reported an error by itself.
     Xid(Xid),
+    /// An answer to [`Effect::WipeGpu`].
+    GpuWiped {
+        /// Which.
+        uuid: GpuUuid,
+        /// What came of it.
+        wiped: Wiped,
+    },
     /// The engine answers: a listing is due.
     EngineUp {
         /// What it says of itself.
@@ -159,6 +172,7 @@ pub struct Registry {
     stopping: bool,
     inventory_complete: bool,
     gpus: Vec<Gpu>,
+    ward: Ward,
     records_dropped: u64,
     effects: Vec<Effect>,
 }
@@ -168,6 +182,7 @@ impl Registry {
     pub fn new(options: Options) -> Self {
         let capacity = Capacity::of(&options.host, &options.limits, options.port_range);
         let slots = Slots::new(capacity);
+        let ward = Ward::new(options.gpus.clone());
         Self {
             options,
             clock: ServerClock::default(),
@@ -189,6 +204,7 @@ impl Registry {
             stopping: false,
             inventory_complete: false,
             gpus: Vec::new(),
+            ward,
             records_dropped: 0,
             effects: Vec::new(),
         }
@@ -206,8 +222,10 @@ impl Registry {
             Input::Command(command) => self.receive(command, now),
             Input::BadCommand(id, error) => self.refuse_unread(id, *error),
             Input::Ack(generation) => self.ack(generation, now),
-            Input::Gpus { gpus, complete } => self.take_gpus(gpus, complete),
-            Input::GpuReadings(_) | Input::Xid(_) => {}
+            Input::Gpus { gpus, complete } => self.take_gpus(gpus, complete, now),
+            Input::GpuReadings(sampled) => self.take_readings(&sampled, now),
+            Input::Xid(xid) => self.take_xid(&xid, now),
+            Input::GpuWiped { uuid, wiped } => self.gpu_wiped(&uuid, wiped, now),
             Input::EngineUp { facts, disks } => self.engine_up(*facts, disks, now),
             Input::EngineDown(status) => self.engine_down(status, now),
             Input::EngineLost => self.engine.lost = Some(self.touch()),
@@ -281,7 +299,7 @@ impl Registry {
         }
     }
 
-    fn take_gpus(&mut self, found: Vec<Found>, complete: bool) {
+    fn take_gpus(&mut self, found: Vec<Found>, complete: bool, now: Now) {
         let gpus: Vec<Gpu> = found.into_iter().map(|found| found.gpu).collect();
         // A GPU once listed stays listed for the epoch, also when it is lost.
         let lost = self
@@ -296,6 +314,9 @@ impl Registry {
             .collect::<Vec<_>>();
         self.gpus = gpus.into_iter().chain(lost).collect();
         self.inventory_complete = complete;
+        self.ward.list(&self.gpus, now.boot);
+        self.gpus_changed(now);
+        self.settle_leaving(now);
     }
 
     fn gpu_view(&self) -> GpuView<'_> {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    ids::{CommandId, Epoch, Generation, InstanceId, SpecHash},
+    ids::{CommandId, Epoch, Generation, GpuUuid, InstanceId, SpecHash},
 };
 
 /// A command's text is at most this long.
@@ -25,6 +25,8 @@ pub const SERVED_OPS: &[&str] = &[
     "deploy",
     "drain",
     "pull_image",
+    "quarantine_gpu",
+    "release_gpu",
     "report",
     "resume",
     "terminate",
@@ -108,6 +110,8 @@ pub enum Op {
     Terminate(Terminate),
     Cancel(Cancel),
     PullImage(PullImage),
+    QuarantineGpu(QuarantineGpu),
+    ReleaseGpu(ReleaseGpu),
     Report,
     Drain,
     Resume,
@@ -153,6 +157,27 @@ pub struct PullImage {
     pub image: String,
     #[serde(default)]
     pub registry_auth: Option<RegistryAuth>,
+}
+
+/// Give a GPU to nobody until it is released; whoever has it keeps it. Lasts as long as the agent's
+/// process.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct QuarantineGpu {
+    pub uuid: GpuUuid,
+    /// For people; shown with the GPU, and cut there.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// End a GPU's quarantine, whatever the cause; what still ails it brings it back.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct ReleaseGpu {
+    pub uuid: GpuUuid,
+    /// For people; ignored.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// `deploy` as it is written; public for the schemas.
@@ -262,6 +287,8 @@ fn read_command(id: CommandId, mut object: Map<String, Value>) -> Result<Command
         "terminate" => Op::Terminate(strict(object)?),
         "cancel" => Op::Cancel(strict(object)?),
         "pull_image" => Op::PullImage(strict(object)?),
+        "quarantine_gpu" => Op::QuarantineGpu(strict(object)?),
+        "release_gpu" => Op::ReleaseGpu(strict(object)?),
         "report" => strict::<NoFields>(object).map(|NoFields {}| Op::Report)?,
         "drain" => strict::<NoFields>(object).map(|NoFields {}| Op::Drain)?,
         "resume" => strict::<NoFields>(object).map(|NoFields {}| Op::Resume)?,

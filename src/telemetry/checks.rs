@@ -1,10 +1,15 @@
 //! Verdicts on what has been seen: engine, disks, GPUs and their probe, clock. No IO, no clock.
 
 use crate::{
-    gpu::watch::{GpuReport, ProbeReport},
+    gpu::{
+        health::Thresholds,
+        ward::Wiped,
+        watch::{GpuReport, ProbeReport},
+    },
+    ids::GpuUuid,
     instance::publish::Snapshot,
     protocol::{
-        message::HealthCheck,
+        message::{GpuSample, HealthCheck},
         record::{Disk, EngineStatus, Health},
     },
 };
@@ -18,6 +23,9 @@ const SKEW_FAILED_S: f64 = 60.0;
 pub(super) struct Seen<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) gpus: &'a GpuReport,
+    /// The last ones; a GPU without one was not seen.
+    pub(super) samples: &'a [GpuSample],
+    pub(super) thresholds: &'a Thresholds,
     /// `None` while a file system does not answer.
     pub(super) disks: Option<&'a [Disk]>,
     pub(super) reserve_disk_bytes: u64,
@@ -33,6 +41,11 @@ pub(super) fn all(seen: &Seen<'_>) -> Vec<HealthCheck> {
     for gpu in &seen.snapshot.gpus {
         let message = gpu.health_reasons.join("; ");
         checks.push(check("gpu", gpu.uuid.as_str(), gpu.health, message));
+        let mut samples = seen.samples.iter();
+        let sample = samples.find(|sample| sample.uuid == gpu.uuid);
+        checks.extend(climate(&gpu.uuid, sample, seen.thresholds));
+        let wiped = seen.snapshot.wipes.get(&gpu.uuid);
+        checks.extend(wiped.map(|wiped| wipe(&gpu.uuid, wiped)));
     }
     checks.push(clock(seen.snapshot.status.clock_offset_s));
     checks
@@ -85,6 +98,51 @@ fn probe(report: &ProbeReport) -> HealthCheck {
     check("gpu_probe", report.vendor, report.health, message)
 }
 
+/// A GPU's temperature, and its power where there is a limit for it.
+fn climate(
+    uuid: &GpuUuid,
+    sample: Option<&GpuSample>,
+    thresholds: &Thresholds,
+) -> Vec<HealthCheck> {
+    let judged = |name, value: Option<f64>, threshold: f64| {
+        let (health, message) = match value {
+            None => (Health::Unknown, "it is not told"),
+            Some(value) if value > threshold => (Health::Warning, "more than is usual"),
+            Some(_) => (Health::Ok, "as usual"),
+        };
+        HealthCheck {
+            value,
+            threshold: Some(threshold),
+            ..check(name, uuid.as_str(), health, message)
+        }
+    };
+    let temperature = sample.and_then(|sample| sample.temperature_c);
+    let power = sample.and_then(|sample| sample.power_w);
+    let hot = judged("gpu_temperature", temperature, thresholds.temperature_max_c);
+    let limit = thresholds.power_max_w;
+    let hungry = limit.map(|limit| judged("gpu_power", power, limit));
+    std::iter::once(hot).chain(hungry).collect()
+}
+
+/// What came of the last wipe. A host without the means to is told so; its GPUs are offered.
+fn wipe(uuid: &GpuUuid, wiped: &Wiped) -> HealthCheck {
+    let (health, message) = match wiped {
+        Wiped::Done {
+            wiped_bytes,
+            total_bytes,
+        } => {
+            let message = format!("{wiped_bytes} of {total_bytes} bytes were overwritten");
+            (Health::Ok, message)
+        }
+        Wiped::Impossible(why) => {
+            let message = format!("what a rental leaves in its memory is not wiped: {why}");
+            (Health::Warning, message)
+        }
+        Wiped::Failed(why) => (Health::Failed, format!("it could not be wiped: {why}")),
+    };
+    check("gpu_wipe", uuid.as_str(), health, message)
+}
+
 fn clock(offset_s: Option<f64>) -> HealthCheck {
     let (health, message) = match offset_s.map(f64::abs) {
         None => (Health::Unknown, "the server has not told the time yet"),
@@ -108,7 +166,7 @@ fn float(number: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::record::{Host, Status};
+    use crate::protocol::record::{Gpu, Host, Status};
 
     const RESERVE: u64 = 10 << 30;
 
@@ -141,6 +199,8 @@ mod tests {
         let checks = all(&Seen {
             snapshot: &snapshot,
             gpus: &gpus,
+            samples: &[],
+            thresholds: &Thresholds::default(),
             disks,
             reserve_disk_bytes: RESERVE,
         });
@@ -188,6 +248,67 @@ mod tests {
         assert_eq!(of(EngineStatus::Unavailable), Health::Failed);
         let stale = verdict("gpu_probe", Status::default(), Health::Unknown, None);
         assert_eq!(stale, Health::Unknown);
+    }
+
+    fn checks_of(sample: Option<GpuSample>, wiped: Option<Wiped>) -> Vec<(String, Health)> {
+        let gpu = Gpu::bare("GPU-a".parse().unwrap(), "nvidia");
+        let wipes = wiped.map(|wiped| (gpu.uuid.clone(), wiped));
+        let snapshot = Snapshot {
+            gpus: vec![gpu],
+            wipes: wipes.into_iter().collect(),
+            ..Snapshot::default()
+        };
+        let samples: Vec<GpuSample> = sample.into_iter().collect();
+        let checks = all(&Seen {
+            snapshot: &snapshot,
+            gpus: &GpuReport::default(),
+            samples: &samples,
+            thresholds: &Thresholds {
+                power_max_w: Some(300.0),
+                ..Thresholds::default()
+            },
+            disks: None,
+            reserve_disk_bytes: RESERVE,
+        });
+        let gpu = checks
+            .into_iter()
+            .filter(|check| check.name.starts_with("gpu_"));
+        let gpu = gpu.filter(|check| check.name != "gpu_probe");
+        gpu.map(|check| (check.name, check.status)).collect()
+    }
+
+    #[test]
+    fn a_gpus_climate_is_told_with_its_limits_and_is_unknown_when_it_is_not_seen() {
+        let named = |temperature, power| {
+            [
+                ("gpu_temperature".to_owned(), temperature),
+                ("gpu_power".to_owned(), power),
+            ]
+        };
+        assert_eq!(
+            checks_of(None, None),
+            named(Health::Unknown, Health::Unknown)
+        );
+        let mut sample = crate::gpu::Reading::of("GPU-a".parse().unwrap()).sample;
+        sample.temperature_c = Some(90.0);
+        sample.power_w = Some(250.0);
+        assert_eq!(
+            checks_of(Some(sample), None),
+            named(Health::Warning, Health::Ok)
+        );
+    }
+
+    #[test]
+    fn what_came_of_a_wipe_is_told() {
+        let of = |wiped| checks_of(None, Some(wiped)).pop().unwrap();
+        let told = |status| ("gpu_wipe".to_owned(), status);
+        let done = Wiped::Done {
+            wiped_bytes: 1,
+            total_bytes: 2,
+        };
+        assert_eq!(of(done), told(Health::Ok));
+        assert_eq!(of(Wiped::Impossible("x".to_owned())), told(Health::Warning));
+        assert_eq!(of(Wiped::Failed("x".to_owned())), told(Health::Failed));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use rental_agent::{
     clock::{Now, Timestamp},
     config::{Policy, ResourceLimits},
+    gpu::{Reading, Sampled},
     instance::{
         effect::{Effect, EngineOp},
         registry::{Input, Options, Registry},
@@ -275,6 +276,13 @@ fn ready() -> Registry {
         },
         now(),
     );
+    let idle = GPUS.iter().map(|uuid| Reading::of(uuid.parse().unwrap()));
+    let sampled = Sampled {
+        vendor: "nvidia",
+        asked_at: now().boot,
+        readings: idle.collect(),
+    };
+    registry.handle(Input::GpuReadings(sampled.into()), now());
     registry
 }
 
@@ -312,6 +320,7 @@ fn options() -> Options {
             driver_capabilities: "compute,utility".to_owned(),
         },
         port_range: PORTS,
+        gpus: Default::default(),
     }
 }
 

@@ -111,6 +111,8 @@ impl Registry {
             Op::Terminate(terminate) => self.terminate(id, not_after, &terminate, now),
             Op::Cancel(cancel) => self.cancel(id, &cancel.command_id),
             Op::PullImage(pull) => self.pull_image(id, pull),
+            Op::QuarantineGpu(wanted) => self.quarantine_gpu(id, &wanted, now),
+            Op::ReleaseGpu(wanted) => self.release_gpu(id, &wanted, now),
             Op::Report => {
                 self.open(id.clone(), Outcome::Accepted);
                 self.emit(Event::Report);

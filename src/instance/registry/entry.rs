@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) touched: Ticket,
     /// No operation before this (boot-time clock).
     pub(super) not_before: Option<Duration>,
+    /// Its container was verified gone, and its GPUs have been looked at since (boot-time clock).
+    pub(super) leaving_since: Option<Duration>,
     /// So long it waits for others that were made with the same GPU (boot-time clock).
     pub(super) contended_until: Option<Duration>,
     /// Operations in a row of which nothing is known.
@@ -104,6 +106,7 @@ impl Entry {
                 verified_absent: true,
                 image: None,
                 has_gpus: false,
+                soiled: false,
                 rechecked: false,
                 remake: false,
                 replace: false,
@@ -120,6 +123,7 @@ impl Entry {
             acked: false,
             touched,
             not_before: None,
+            leaving_since: None,
             contended_until: None,
             unknowns: 0,
             create_unknown: None,

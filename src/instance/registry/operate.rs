@@ -39,6 +39,7 @@ impl Registry {
         match step {
             Step::Live | Step::AwaitDecision => {}
             Step::AwaitImage => self.want_image(id),
+            Step::Clean => self.leave_gpus(id, now),
             Step::Over => self.finish(id, now),
             _ if !can_judge => {}
             Step::LookUp
@@ -68,6 +69,8 @@ impl Registry {
             entry.op = Some((op_id, step));
             entry.touched = touched;
             entry.dirty = false;
+            entry.facts.soiled |=
+                entry.facts.has_gpus && matches!(step, Step::Start | Step::Remake);
         }
         self.effects.push(Effect::Engine {
             id: op_id,
@@ -96,6 +99,7 @@ impl Registry {
             | Step::MarkEnded
             | Step::Remove
             | Step::Verify
+            | Step::Clean
             | Step::Over => return,
         };
         if entry.record.phase == Phase::Restarting {
@@ -153,7 +157,9 @@ impl Registry {
                 container: entry.container().cloned(),
                 pid: entry.pid,
             },
-            Step::AwaitImage | Step::AwaitDecision | Step::Live | Step::Over => return None,
+            Step::AwaitImage | Step::AwaitDecision | Step::Live | Step::Clean | Step::Over => {
+                return None;
+            }
         })
     }
 

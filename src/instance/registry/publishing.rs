@@ -209,6 +209,7 @@ impl Registry {
             generation: self.generation,
             host: self.options.host.clone(),
             gpus: self.gpus_with_state(),
+            wipes: self.ward.wipes(),
             inventory_complete: self.inventory_complete,
             capacity: self.slots.capacity(self.gpu_view()),
             occupied: self.slots.occupied(),

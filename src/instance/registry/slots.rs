@@ -17,6 +17,7 @@ use self::{
 };
 use crate::{
     config::ResourceLimits,
+    gpu::ward::Withheld,
     ids::{GpuUuid, InstanceId},
     instance::spec::{GpuDemand, InstanceSpec, MIN_MEMORY_BYTES, MIN_NANO_CPUS, cores, nano_cpus},
     protocol::{
@@ -105,7 +106,8 @@ pub struct Slots {
     capacity: Capacity,
     held: BTreeMap<InstanceId, Allocation>,
     foreign: ForeignClaims,
-    quarantined: BTreeSet<GpuUuid>,
+    /// GPUs that are given to nobody, whoever has them now.
+    withheld: BTreeMap<GpuUuid, Withheld>,
     /// Ports that are not handed out before a boot time. At most one entry per port.
     resting: BTreeMap<u16, Duration>,
 }
@@ -151,7 +153,7 @@ impl Slots {
             capacity,
             held: BTreeMap::new(),
             foreign: ForeignClaims::default(),
-            quarantined: BTreeSet::new(),
+            withheld: BTreeMap::new(),
             resting: BTreeMap::new(),
         }
     }
@@ -293,31 +295,6 @@ impl Slots {
     /// Replaces what others hold, at each full list of the engine.
     pub fn set_foreign(&mut self, claims: ForeignClaims) {
         self.foreign = claims;
-    }
-
-    /// Hands a GPU out to nobody until it is released; whoever has it keeps it.
-    pub fn quarantine(&mut self, gpu: GpuUuid) {
-        self.quarantined.insert(gpu);
-    }
-
-    /// Ends a quarantine; `false` when there was none.
-    pub fn release_quarantine(&mut self, gpu: &GpuUuid) -> bool {
-        self.quarantined.remove(gpu)
-    }
-
-    /// Who has a GPU.
-    pub fn gpu_state(&self, gpu: &GpuUuid) -> GpuState {
-        if self.held.values().any(|held| held.gpus.contains(gpu)) {
-            GpuState::Held
-        } else if self.quarantined.contains(gpu) {
-            GpuState::Quarantined
-        } else if self.foreign.gpus.contains(gpu) {
-            GpuState::BusyExternal
-        } else if self.foreign.unknown_gpus {
-            GpuState::Unknown
-        } else {
-            GpuState::Available
-        }
     }
 
     /// What there is in all. Of GPUs those that are rented or could be.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     clock::Now,
+    gpu::Reading,
     instance::{
         effect::{EngineOp, OpId, OpOutput},
         marker::{ContainerFacts, Marker, MarkerRead, labels_for},
@@ -361,19 +362,37 @@ fn a_deploy_joins_the_pull_of_its_image_that_is_under_way() {
 }
 
 /// The registry, the time, and what it asked for.
-struct Rig {
-    registry: Registry,
-    now: Now,
-    ops: VecDeque<(OpId, EngineOp)>,
+pub(super) struct Rig {
+    pub(super) registry: Registry,
+    pub(super) now: Now,
+    pub(super) ops: VecDeque<(OpId, EngineOp)>,
     lists: Vec<Ticket>,
     fetches: Vec<FetchId>,
-    replies: Vec<Reply>,
+    pub(super) replies: Vec<Reply>,
+    /// What a look at the GPU shows; `None`: nobody answers.
+    pub(super) seen: Option<Reading>,
+    /// How often a look was asked for.
+    pub(super) looks: u32,
+    pub(super) wipes: Vec<GpuUuid>,
 }
 
 impl Rig {
     /// A host with one GPU whose engine has not answered yet, and a server that is there.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with(options())
+    }
+
+    /// The same, where GPUs are wiped.
+    pub(super) fn wiping() -> Self {
+        let mut options = options();
+        options.gpus.wipe = true;
+        Self::with(options)
+    }
+
+    fn with(options: Options) -> Self {
         let mut rig = Self::before_any_server();
+        rig.registry = Registry::new(options);
+        rig.list_gpus();
         let server_time = rig.now.wall;
         rig.feed(Input::Connected { server_time });
         rig
@@ -390,20 +409,27 @@ impl Rig {
             lists: Vec::new(),
             fetches: Vec::new(),
             replies: Vec::new(),
+            seen: Some(Reading::of(gpu().uuid)),
+            looks: 0,
+            wipes: Vec::new(),
         };
-        rig.feed(Input::Gpus {
-            gpus: vec![gpu().into()],
-            complete: true,
-        });
+        rig.list_gpus();
         rig
     }
 
-    fn feed(&mut self, input: Input) {
+    fn list_gpus(&mut self) {
+        self.feed(Input::Gpus {
+            gpus: vec![gpu().into()],
+            complete: true,
+        });
+    }
+
+    pub(super) fn feed(&mut self, input: Input) {
         let effects = self.registry.handle(input, self.now);
         self.take(effects);
     }
 
-    fn pass(&mut self, seconds: u64) {
+    pub(super) fn pass(&mut self, seconds: u64) {
         let passed = Duration::from_secs(seconds);
         self.now.wall = self.now.wall.plus(passed);
         self.now.boot += passed;
@@ -418,8 +444,20 @@ impl Rig {
                 Effect::List(ticket) => self.lists.push(ticket),
                 Effect::Fetch(id, _) => self.fetches.push(id),
                 Effect::Emit(Event::Reply(reply)) => self.replies.push(reply),
-                Effect::Emit(_) | Effect::Tell(_) | Effect::CancelFetch(_) => {}
+                Effect::LookAtGpus => self.look(),
+                Effect::Emit(_) | Effect::Tell(_) | Effect::CancelFetch(_) | Effect::WipeGpu(_) => {
+                }
             }
+        }
+    }
+
+    fn look(&mut self) {
+        if let Some(reading) = self.seen.clone() {
+            self.feed(Input::GpuReadings(Arc::new(Sampled {
+                vendor: "nvidia",
+                asked_at: self.now.boot,
+                readings: vec![reading],
+            })));
         }
     }
 
@@ -428,7 +466,7 @@ impl Rig {
         self.ops.pop_front().expect("an operation")
     }
 
-    fn answer(&mut self, id: OpId, result: Result<OpOutput, RuntimeError>) {
+    pub(super) fn answer(&mut self, id: OpId, result: Result<OpOutput, RuntimeError>) {
         let instance = instance();
         self.feed(Input::OpDone(Box::new(OpDone {
             id,
@@ -448,7 +486,7 @@ impl Rig {
     }
 
     /// The engine answers, if it has not yet, and holds these containers and nothing else.
-    fn list_with(&mut self, containers: Vec<Observed>) {
+    pub(super) fn list_with(&mut self, containers: Vec<Observed>) {
         self.list_all(containers, Vec::new());
     }
 
@@ -470,9 +508,10 @@ impl Rig {
             network_fault: None,
         };
         self.feed(Input::Listed(ticket, Ok(listing)));
+        self.look();
     }
 
-    fn command(&mut self, id: &str, mut body: Value) {
+    pub(super) fn command(&mut self, id: &str, mut body: Value) {
         body["type"] = json!("command");
         body["id"] = json!(id);
         match decode(&body.to_string()) {
@@ -481,7 +520,7 @@ impl Rig {
         }
     }
 
-    fn deploy(&mut self, id: &str, more: Value) {
+    pub(super) fn deploy(&mut self, id: &str, more: Value) {
         let mut spec = json!({ "instance_id": "r-1", "image": "alpha" });
         let fields = spec.as_object_mut().unwrap();
         fields.extend(more.as_object().unwrap().clone());
@@ -535,11 +574,11 @@ impl Rig {
         lease.encode(&"agent-1".parse().unwrap(), &instance())
     }
 
-    fn running(&self) -> Observed {
+    pub(super) fn running(&self) -> Observed {
         self.container(ContainerState::Running, Detail::default())
     }
 
-    fn terminate(&mut self, id: &str, more: Value) {
+    pub(super) fn terminate(&mut self, id: &str, more: Value) {
         let mut body = json!({ "op": "terminate", "instance_id": "r-1" });
         let fields = body.as_object_mut().unwrap();
         fields.extend(more.as_object().unwrap().clone());
@@ -580,17 +619,17 @@ impl Rig {
     }
 
     /// The image that was asked for is there.
-    fn fetched(&mut self) {
+    pub(super) fn fetched(&mut self) {
         let fetch = self.fetches.pop().expect("a fetch");
         self.feed(Input::Fetched(fetch, Ok(Default::default())));
     }
 
-    fn outcomes(&self, command: &str) -> Vec<Outcome> {
+    pub(super) fn outcomes(&self, command: &str) -> Vec<Outcome> {
         let of = |reply: &&Reply| reply.command_id.as_str() == command;
         self.replies.iter().filter(of).map(|r| r.outcome).collect()
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.registry.entries[&instance()].record.phase
     }
 }
@@ -599,11 +638,11 @@ fn error(class: Class) -> RuntimeError {
     RuntimeError::new("test", "rental-r-1", class, "as the test wants it")
 }
 
-fn instance() -> InstanceId {
+pub(super) fn instance() -> InstanceId {
     "r-1".parse().unwrap()
 }
 
-fn gpu() -> Gpu {
+pub(super) fn gpu() -> Gpu {
     Gpu {
         memory_bytes: 24 << 30,
         ..Gpu::bare("GPU-00000001".parse().unwrap(), "nvidia")
@@ -648,5 +687,6 @@ fn options() -> Options {
             first: 30_000,
             last: 30_003,
         },
+        gpus: Default::default(),
     }
 }

@@ -28,7 +28,7 @@ pub enum GpuState {
     BusyExternal,
     /// Kept out of the offer until it is proven good.
     Quarantined,
-    /// Cannot be seen.
+    /// Cannot be seen, or what is on it is not known yet.
     Unknown,
 }
 

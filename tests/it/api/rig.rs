@@ -10,6 +10,7 @@ use std::{
 
 use rental_agent::{
     api::{Api, Limits},
+    clock,
     config::{self, Config, Overrides},
     driver::{Driver, FromServer, Inputs, SessionNo},
     instance::{
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     net::{TcpStream, UnixStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -58,7 +59,9 @@ impl Rig {
         let config = config(folder.path(), keys).unwrap();
         let engine = Engine::new();
         let registry = Registry::new(fixture::options("boot"));
-        let (mut driver, inputs) = Driver::new(registry, engine.clone());
+        let (driver, inputs) = Driver::new(registry, engine.clone());
+        let look = Arc::new(Notify::new());
+        let mut driver = driver.looking(Arc::clone(&look));
         let stop = CancellationToken::new();
         let mut api = Api::new(&config, &inputs, stop.clone(), limits).unwrap();
         let address = api.bind().await.unwrap();
@@ -71,6 +74,14 @@ impl Rig {
             complete: true,
         };
         inputs.from_below.send(gpus).await.unwrap();
+        let below = inputs.from_below.clone();
+        tasks.spawn(async move {
+            loop {
+                look.notified().await;
+                let idle = fixture::idle_gpus(clock::now().boot);
+                below.send(Input::GpuReadings(idle.into())).await?;
+            }
+        });
         let mut rig = Self {
             address,
             engine,
@@ -81,6 +92,10 @@ impl Rig {
         };
         rig.until(|snapshot| snapshot.status.rentable && snapshot.inventory_complete)
             .await;
+        let idle = fixture::idle_gpus(clock::now().boot);
+        let idle = Input::GpuReadings(idle.into());
+        rig.inputs.from_below.send(idle).await.unwrap();
+        rig.until(|snapshot| snapshot.capacity.gpus == 2).await;
         rig
     }
 
@@ -151,7 +166,7 @@ impl Rig {
         let (events, heard) = mpsc::channel(1024);
         let connected = FromServer::Connected {
             session: SessionNo(1),
-            server_time: rental_agent::clock::now().wall,
+            server_time: clock::now().wall,
             events,
         };
         self.inputs.from_server.send(connected).await.unwrap();

@@ -1,9 +1,12 @@
 //! The host that the model runs on, and the commands that are sent to it. Commands are written as
 //! JSON and read by the wire's own decoder, as they would come from a server.
 
+use std::time::Duration;
+
 use rental_agent::{
     clock::Timestamp,
     config::{Policy, ResourceLimits},
+    gpu::{Reading, Sampled},
     ids::{CommandId, InstanceId},
     instance::registry::{Input, Options},
     protocol::{
@@ -41,6 +44,19 @@ pub(crate) fn epoch_start() -> Timestamp {
 /// The n-th GPU's name.
 pub(crate) fn gpu_uuid(n: usize) -> String {
     format!("GPU-{n:08x}")
+}
+
+/// All GPUs as they are seen while nobody is on them.
+pub(crate) fn idle_gpus(asked_at: Duration) -> Sampled {
+    let idle = |n| Reading {
+        processes: Some(Vec::new()),
+        ..Reading::of(gpu_uuid(n).parse().unwrap())
+    };
+    Sampled {
+        vendor: "nvidia",
+        asked_at,
+        readings: (0..GPUS).map(idle).collect(),
+    }
 }
 
 /// The n-th GPU.
@@ -96,6 +112,10 @@ pub(crate) fn options(boot_id: &str) -> Options {
             driver_capabilities: "compute,utility".to_owned(),
         },
         port_range: range,
+        gpus: rental_agent::gpu::ward::Policy {
+            wipe: true,
+            ..Default::default()
+        },
     }
 }
 

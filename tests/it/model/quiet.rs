@@ -88,6 +88,11 @@ impl World {
         self.engine.left.clear();
         self.engine.bound.clear();
         self.gpus((0..fixture::GPUS).map(fixture::gpu).collect(), true)?;
+        // What was lost is back, and is offered after three good tests.
+        for _ in 0..3 {
+            self.settle(Duration::from_secs(61))?;
+            self.look_at_gpus()?;
+        }
         self.send(About::Resume, json!({ "op": "resume" }))?;
         self.settle(LONG)
     }

@@ -9,6 +9,7 @@ use std::{
 
 use rental_agent::{
     clock::{Now, Timestamp},
+    gpu::ward::Wiped,
     ids::{ContainerId, Generation, InstanceId},
     instance::{
         effect::{Effect, EngineOp, FetchId, FetchRequest, OpDone, OpId, Ticket},
@@ -171,6 +172,22 @@ impl World {
     // The registry's inputs.
 
     pub(crate) fn feed(&mut self, input: Input, cause: &Cause) -> Result<Vec<Event>, Violation> {
+        // From the first listing and the first inventory on the drivers are heard.
+        let is_first = matches!(input, Input::Gpus { .. } | Input::Listed(_, Ok(_)));
+        let mut events = self.feed_one(input, cause)?;
+        if is_first {
+            events.extend(self.look_at_gpus()?);
+        }
+        Ok(events)
+    }
+
+    /// The GPUs are looked at, and nobody is on those that no rental has.
+    pub(crate) fn look_at_gpus(&mut self) -> Result<Vec<Event>, Violation> {
+        let sampled = fixture::idle_gpus(self.now().boot);
+        self.feed_one(Input::GpuReadings(sampled.into()), &Cause::Other)
+    }
+
+    fn feed_one(&mut self, input: Input, cause: &Cause) -> Result<Vec<Event>, Violation> {
         self.tell_story(|| format!("-> {input:?}"));
         let now = self.now();
         let effects = self.subject.handle(input, now);
@@ -179,6 +196,7 @@ impl World {
 
     fn carry_out(&mut self, effects: Vec<Effect>, cause: &Cause) -> Result<Vec<Event>, Violation> {
         let mut events = Vec::new();
+        let (mut looks, mut wipes) = (false, Vec::new());
         for effect in effects {
             self.tell_story(|| format!("   <- {effect:?}"));
             match effect {
@@ -202,6 +220,8 @@ impl World {
                 // For others than the server, which the model is about.
                 Effect::Tell(_) => {}
                 Effect::Engine { id, instance, op } => self.take_off(id, instance, op)?,
+                Effect::LookAtGpus => looks = true,
+                Effect::WipeGpu(uuid) => wipes.push(uuid),
                 Effect::List(ticket) => {
                     rule!(
                         self.lists.is_empty(),
@@ -228,6 +248,17 @@ impl World {
             clock: self.clock,
         };
         self.rules.look(&self.subject.snapshot(), cause, around)?;
+        for uuid in wipes {
+            let wiped = Wiped::Done {
+                wiped_bytes: 1,
+                total_bytes: 1,
+            };
+            self.see("a GPU wiped");
+            events.extend(self.feed_one(Input::GpuWiped { uuid, wiped }, &Cause::Other)?);
+        }
+        if looks {
+            events.extend(self.look_at_gpus()?);
+        }
         Ok(events)
     }
 

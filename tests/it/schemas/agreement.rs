@@ -265,7 +265,12 @@ fn admissible(command: Command) -> Result<(), Error> {
             parse_image(&pull.image, &policy, "/image")?;
             parse_credentials(pull.registry_auth, "/registry_auth").map(drop)
         }
-        Op::Cancel(_) | Op::Report | Op::Drain | Op::Resume => Ok(()),
+        Op::Cancel(_)
+        | Op::QuarantineGpu(_)
+        | Op::ReleaseGpu(_)
+        | Op::Report
+        | Op::Drain
+        | Op::Resume => Ok(()),
     }
 }
 

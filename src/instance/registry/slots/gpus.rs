@@ -1,17 +1,77 @@
-//! Which GPUs a demand gets: all of them or an error that says why not. Pure.
+//! Who has which GPU, and which ones a demand gets: all of them or an error that says why not. Pure.
+
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
 use super::{GpuView, Slots};
 use crate::{
-    gpu::assign,
-    ids::GpuUuid,
+    gpu::{assign, ward::Withheld},
+    ids::{GpuUuid, InstanceId},
     instance::spec::GpuDemand,
     protocol::{
         Error, ErrorCode, Retry, Stage,
         record::{Gpu, GpuState, Health},
     },
 };
+
+impl Slots {
+    /// Replaces which GPUs are given to nobody, and why; whoever has one keeps it.
+    pub fn withhold(&mut self, withheld: BTreeMap<GpuUuid, Withheld>) {
+        self.withheld = withheld;
+    }
+
+    /// Which rental has a GPU.
+    pub fn holder_of(&self, gpu: &GpuUuid) -> Option<&InstanceId> {
+        let mut held = self.held.iter();
+        let found = held.find(|(_, held)| held.gpus.contains(gpu));
+        found.map(|(id, _)| id)
+    }
+
+    /// Whether others have a GPU, or may have.
+    pub fn is_foreign(&self, gpu: &GpuUuid) -> bool {
+        self.foreign.unknown_gpus || self.foreign.gpus.contains(gpu)
+    }
+
+    /// Who has a GPU.
+    pub fn gpu_state(&self, gpu: &GpuUuid) -> GpuState {
+        let hindrance = self.hindrance(gpu);
+        hindrance.map_or(GpuState::Available, |(state, _)| state)
+    }
+
+    /// Why a GPU cannot be given, as what follows its name in a sentence.
+    fn hindrance(&self, gpu: &GpuUuid) -> Option<(GpuState, String)> {
+        let withheld = self.withheld.get(gpu);
+        Some(if self.holder_of(gpu).is_some() {
+            (GpuState::Held, "is held by another rental".to_owned())
+        } else if let Some(Withheld::Quarantined(why)) = withheld {
+            let remedy = format!("`rental-agent gpu release {gpu}` on its host ends that");
+            (
+                GpuState::Quarantined,
+                format!("is quarantined ({why}); {remedy}"),
+            )
+        } else if self.foreign.gpus.contains(gpu) {
+            let why = "is used by a container that is not this agent's";
+            (GpuState::BusyExternal, why.to_owned())
+        } else if let Some(Withheld::Used(user)) = withheld {
+            (GpuState::BusyExternal, format!("is used by {user}"))
+        } else if self.foreign.unknown_gpus {
+            let why = "may be used by a container that cannot be read";
+            (GpuState::Unknown, why.to_owned())
+        } else if let Some(Withheld::Unseen(why) | Withheld::Unclean(why)) = withheld {
+            (GpuState::Unknown, format!("cannot be given now: {why}"))
+        } else {
+            return None;
+        })
+    }
+
+    /// Whether a GPU will be given once it has been cleaned, which takes a moment.
+    fn is_being_cleaned(&self, gpu: &GpuUuid) -> bool {
+        matches!(self.withheld.get(gpu), Some(Withheld::Unclean(_)))
+            && self.holder_of(gpu).is_none()
+            && !self.is_foreign(gpu)
+    }
+}
 
 pub(super) fn choose_gpus(
     slots: &Slots,
@@ -45,36 +105,38 @@ fn check_one(slots: &Slots, uuid: &GpuUuid, view: GpuView<'_>) -> Result<(), Err
             unavailable(format!("this host has no GPU {uuid}")),
         ));
     };
-    let why = match slots.gpu_state(uuid) {
-        GpuState::Available => match gpu.health {
-            Health::Ok | Health::Warning => return Ok(()),
-            Health::Failed => return Err(about(uuid, unhealthy(gpu))),
-            Health::Unknown => "cannot be seen at the moment",
-        },
-        GpuState::Held => "is held by another rental",
-        GpuState::BusyExternal => "is used by something that is not this agent's",
-        GpuState::Quarantined => "is quarantined",
-        GpuState::Unknown => "may be used by a container that cannot be read",
+    let (state, why) = match (slots.hindrance(uuid), gpu.health) {
+        (Some(hindrance), _) => hindrance,
+        (None, Health::Ok | Health::Warning) => return Ok(()),
+        (None, Health::Failed) => (GpuState::Quarantined, "is not healthy".to_owned()),
+        (None, Health::Unknown) => (GpuState::Unknown, "cannot be seen at the moment".to_owned()),
     };
-    Err(about(uuid, unavailable(format!("the GPU {uuid} {why}"))))
+    if state == GpuState::Quarantined && gpu.health == Health::Failed {
+        return Err(about(uuid, unhealthy(gpu, &why)));
+    }
+    let mut error = unavailable(format!("the GPU {uuid} {why}"));
+    if slots.is_being_cleaned(uuid) {
+        error.retry = Retry::Here;
+    }
+    Err(about(uuid, error))
 }
 
 fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<GpuUuid>, Error> {
-    let unheld: Vec<&Gpu> = view
-        .gpus
-        .iter()
-        .filter(|gpu| slots.gpu_state(&gpu.uuid) == GpuState::Available)
-        .collect();
-    let free: Vec<&Gpu> = unheld
-        .iter()
-        .copied()
+    let in_state = |state: GpuState| {
+        let gpus = view.gpus.iter();
+        gpus.filter(move |gpu| slots.gpu_state(&gpu.uuid) == state)
+    };
+    let free: Vec<&Gpu> = in_state(GpuState::Available)
         .filter(|gpu| matches!(gpu.health, Health::Ok | Health::Warning))
         .collect();
     if let Some(chosen) = assign::choose(&free, count) {
         return Ok(chosen);
     }
-    let failed = unheld.iter().filter(|gpu| gpu.health == Health::Failed);
+    let unheld = in_state(GpuState::Available).chain(in_state(GpuState::Quarantined));
+    let failed = unheld.filter(|gpu| gpu.health == Health::Failed);
     let failed: Vec<&GpuUuid> = failed.map(|gpu| &gpu.uuid).collect();
+    let gpus = view.gpus.iter();
+    let cleaned = gpus.filter(|gpu| slots.is_being_cleaned(&gpu.uuid)).count();
     let message = format!(
         "{count} GPUs are asked, {} of {} are free and healthy",
         free.len(),
@@ -86,6 +148,10 @@ fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<Gp
     } else {
         unavailable(message)
     };
+    // In a moment it may be otherwise.
+    if free.len() + cleaned >= count {
+        error.retry = Retry::Here;
+    }
     error.detail = Some(json!({
         "asked": count, "free": free.len(), "total": view.gpus.len(), "failed": failed,
     }));
@@ -96,9 +162,9 @@ fn unavailable(message: impl AsRef<str>) -> Error {
     Error::new(ErrorCode::GpuUnavailable, message).at(Stage::Admit)
 }
 
-fn unhealthy(gpu: &Gpu) -> Error {
+fn unhealthy(gpu: &Gpu, why: &str) -> Error {
     let reasons = gpu.health_reasons.join(", ");
-    let message = format!("the GPU {} is not healthy: {reasons}", gpu.uuid);
+    let message = format!("the GPU {} {why}: {reasons}", gpu.uuid);
     Error::new(ErrorCode::GpuUnhealthy, message).at(Stage::Admit)
 }
 

@@ -171,9 +171,14 @@ fn sick_unknown_and_foreign_gpus_are_not_given_out() {
     refused(&mut slots, &by_count(3), &gpus, ErrorCode::GpuUnhealthy);
     refused(&mut slots, &by_count(4), &gpus, ErrorCode::GpuUnavailable);
     assert_eq!(slots.capacity(view(&gpus)).gpus, 2);
-    slots.quarantine(uuid(2));
+    let kept = Withheld::Quarantined("smells".to_owned());
+    slots.withhold(BTreeMap::from([(uuid(2), kept)]));
     assert_eq!(slots.gpu_state(&uuid(2)), GpuState::Quarantined);
-    refused(&mut slots, &by_uuid(&[2]), &gpus, ErrorCode::GpuUnavailable);
+    let error = refused(&mut slots, &by_uuid(&[2]), &gpus, ErrorCode::GpuUnavailable);
+    assert!(
+        error.message.contains("smells") && error.message.contains("gpu release"),
+        "{error}"
+    );
     slots.set_foreign(ForeignClaims {
         gpus: BTreeSet::from([uuid(3)]),
         ..ForeignClaims::default()
@@ -184,12 +189,34 @@ fn sick_unknown_and_foreign_gpus_are_not_given_out() {
     refused(&mut slots, &by_count(1), &gpus, ErrorCode::GpuUnhealthy);
     refused(&mut slots, &by_count(2), &gpus, ErrorCode::GpuUnavailable);
     assert_eq!(slots.capacity(view(&gpus)).gpus, 0);
-    assert!(slots.release_quarantine(&uuid(2)) && !slots.release_quarantine(&uuid(2)));
+    slots.withhold(BTreeMap::new());
     slots.set_foreign(ForeignClaims::default());
     let two = slots
         .reserve(&id("a"), &by_count(2), view(&gpus), NOW)
         .unwrap();
     assert_eq!(two.gpus, [uuid(2), uuid(3)]);
+}
+
+/// F71.
+#[test]
+fn f71_what_is_used_or_not_clean_is_not_given_and_the_error_says_why() {
+    let (mut slots, gpus) = (slots(), four());
+    let used = Withheld::Used("process 71 (python3)".to_owned());
+    let unclean = Withheld::Unclean("its memory is being wiped".to_owned());
+    slots.withhold(BTreeMap::from([(uuid(0), used), (uuid(1), unclean)]));
+    assert_eq!(slots.gpu_state(&uuid(0)), GpuState::BusyExternal);
+    let error = refused(&mut slots, &by_uuid(&[0]), &gpus, ErrorCode::GpuUnavailable);
+    assert!(error.message.contains("process 71 (python3)"), "{error}");
+    assert_eq!(error.retry, Retry::Elsewhere);
+    // What is only not clean yet is worth another try.
+    assert_eq!(slots.gpu_state(&uuid(1)), GpuState::Unknown);
+    let error = refused(&mut slots, &by_uuid(&[1]), &gpus, ErrorCode::GpuUnavailable);
+    assert_eq!(error.retry, Retry::Here);
+    let error = refused(&mut slots, &by_count(3), &gpus, ErrorCode::GpuUnavailable);
+    assert_eq!(error.retry, Retry::Here);
+    let error = refused(&mut slots, &by_count(4), &gpus, ErrorCode::GpuUnavailable);
+    assert_eq!(error.retry, Retry::Elsewhere);
+    assert_eq!(slots.capacity(view(&gpus)).gpus, 2);
 }
 
 #[test]

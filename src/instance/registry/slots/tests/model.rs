@@ -264,16 +264,22 @@ impl World {
             Step::Swap(index) => self.swap(&index),
             Step::Foreign { gpus, ports } => self.foreign(gpus, ports),
             Step::Quarantine(index) => {
-                self.slots.quarantine(uuid(index));
                 self.model.quarantined.insert(index);
+                self.withhold();
             }
             Step::EndQuarantine(index) => {
-                let was = self.slots.release_quarantine(&uuid(index));
-                assert_eq!(was, self.model.quarantined.remove(&index));
+                self.model.quarantined.remove(&index);
+                self.withhold();
             }
             Step::Health(index, health) => self.health(index, health),
             Step::Wait(seconds) => self.model.boot += Duration::from_secs(seconds),
         }
+    }
+
+    fn withhold(&mut self) {
+        let kept = |index: &u32| (uuid(*index), Withheld::Quarantined(String::new()));
+        let withheld = self.model.quarantined.iter().map(kept);
+        self.slots.withhold(withheld.collect());
     }
 
     fn reserve(&mut self, name: &InstanceId, wish: &Wish) {

@@ -1,0 +1,436 @@
+//! Which GPUs may be given to a tenant: the clean, idle, healthy ones that nobody keeps back. Pure.
+//!
+//! Every GPU is dirty until it was shown otherwise: at the start, since nobody knows what was on it,
+//! after each tenant, and after whoever else used it. It is clean when a look that was asked for
+//! later than that shows it idle and its memory has been wiped, where it can be.
+//!
+//! ```text
+//!  dirty --a later look: idle--> being wiped --done, or impossible here--> clean
+//!    ^                               | failed                               |
+//!    |<-- quarantine, tests ---------+                                      |
+//!    +<-- a tenant left it, somebody else is on it -------------------------+
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Reading, Sampled, Xid,
+    health::{self, Thresholds, Verdict},
+    occupancy::{self, IdleRule},
+    quarantine::{Quarantine, Trouble},
+    xid::{self, Action, Actions},
+};
+use crate::{
+    ids::GpuUuid,
+    protocol::{
+        record::{Gpu, Health},
+        text::printable,
+    },
+};
+
+/// What the host's owner has to say on it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Policy {
+    /// Where readings become remarkable.
+    pub thresholds: Thresholds,
+    /// What Xids mean.
+    pub xid_actions: Actions,
+    /// When a GPU counts as unused.
+    pub idle: IdleRule,
+    /// Wipe the memory after each tenant.
+    pub wipe: bool,
+}
+
+/// Who has a GPU at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody that is known.
+    Nobody,
+    /// A rental.
+    Rental,
+    /// A rental whose container is verified gone.
+    Leaving,
+    /// Somebody else, or nobody knows: it is left alone.
+    Stranger,
+}
+
+/// What came of a wipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wiped {
+    /// So much of the memory has been overwritten.
+    Done {
+        /// Overwritten.
+        wiped_bytes: u64,
+        /// What there is.
+        total_bytes: u64,
+    },
+    /// This host has no means to; nothing was done.
+    Impossible(String),
+    /// It was tried, and what is on the GPU now nobody knows.
+    Failed(String),
+}
+
+/// Why a GPU is given to nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Withheld {
+    /// It is in quarantine.
+    Quarantined(String),
+    /// Somebody uses it who is not this agent's.
+    Used(String),
+    /// What an earlier tenant left may still be on it.
+    Unclean(String),
+    /// It cannot be seen.
+    Unseen(String),
+}
+
+/// How much is known of what is on a GPU. Times are of the boot-time clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tidiness {
+    Dirty { since: Duration },
+    BeingWiped,
+    Clean { since: Duration },
+}
+
+/// One GPU.
+#[derive(Debug, Clone)]
+struct One {
+    /// Whose it is: the look that shows it.
+    vendor: String,
+    /// What the probe says of it.
+    driver: Verdict,
+    /// Why it cannot be wiped, where its kind says that.
+    unwipeable: Option<&'static str>,
+    reading: Option<Reading>,
+    /// The last sample lacked it although an earlier one had it.
+    missing: bool,
+    /// The least memory that was in use while nobody was on it.
+    baseline: Option<u64>,
+    tidiness: Tidiness,
+    /// Who was on it at the last look that counts.
+    user: Option<String>,
+    /// A look that counts has shown that nobody is.
+    idle: bool,
+    quarantine: Quarantine,
+    wiped: Option<Wiped>,
+}
+
+/// All GPUs of the host.
+#[derive(Debug, Clone)]
+pub struct Ward {
+    policy: Policy,
+    gpus: BTreeMap<GpuUuid, One>,
+}
+
+impl Ward {
+    /// Without any GPU.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            gpus: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what the probes list: all that were ever listed, each with what its driver says. `now`
+    /// is of the boot-time clock, as everywhere here.
+    pub fn list(&mut self, gpus: &[Gpu], now: Duration) {
+        for gpu in gpus {
+            let one = self.gpus.entry(gpu.uuid.clone()).or_insert_with(One::new);
+            one.vendor.clone_from(&gpu.vendor);
+            one.driver = Verdict {
+                health: gpu.health,
+                drain: false,
+                reasons: gpu.health_reasons.clone(),
+            };
+            let partitioned = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
+            one.unwipeable = match gpu.vendor.as_str() {
+                "nvidia" if partitioned => Some("it is partitioned"),
+                "nvidia" => None,
+                _ => Some("only NVIDIA's can be wiped"),
+            };
+            if gpu.health == Health::Failed {
+                one.ail(&one.driver.clone(), now);
+            }
+        }
+    }
+
+    /// Takes in a look at all of them.
+    pub fn read(&mut self, sampled: &Sampled, holder: impl Fn(&GpuUuid) -> Holder) {
+        for (uuid, one) in &mut self.gpus {
+            let mut readings = sampled.readings.iter();
+            match readings.find(|reading| reading.sample.uuid == *uuid) {
+                Some(reading) => one.read(reading, sampled.asked_at, holder(uuid), &self.policy),
+                None if one.vendor == sampled.vendor => one.missed(),
+                None => {}
+            }
+        }
+    }
+
+    /// Begins to clean those that a look has shown to be idle and that nobody holds. Those that have to
+    /// be wiped are returned; each is answered by [`Ward::wiped`].
+    pub fn clean(&mut self, now: Duration, holder: impl Fn(&GpuUuid) -> Holder) -> Vec<GpuUuid> {
+        let mut to_wipe = Vec::new();
+        for (uuid, one) in &mut self.gpus {
+            let is_free = matches!(holder(uuid), Holder::Nobody | Holder::Leaving);
+            let is_dirty = matches!(one.tidiness, Tidiness::Dirty { .. });
+            if !is_free || !is_dirty || !one.idle || one.quarantine.holds() {
+                continue;
+            }
+            match one.unwipeable {
+                _ if !self.policy.wipe => one.tidiness = Tidiness::Clean { since: now },
+                Some(why) => {
+                    one.wiped = Some(Wiped::Impossible(why.to_owned()));
+                    one.tidiness = Tidiness::Clean { since: now };
+                }
+                None => {
+                    one.tidiness = Tidiness::BeingWiped;
+                    to_wipe.push(uuid.clone());
+                }
+            }
+        }
+        to_wipe
+    }
+
+    /// A wipe is over.
+    pub fn wiped(&mut self, uuid: &GpuUuid, wiped: Wiped, now: Duration) {
+        let Some(one) = self.gpus.get_mut(uuid) else {
+            return;
+        };
+        if one.tidiness == Tidiness::BeingWiped {
+            one.tidiness = match &wiped {
+                Wiped::Done { .. } | Wiped::Impossible(_) => Tidiness::Clean { since: now },
+                Wiped::Failed(why) => {
+                    let trouble = Trouble {
+                        why: format!("its memory could not be wiped: {}", printable(why, 300)),
+                        health: Health::Warning,
+                        needs_a_person: false,
+                    };
+                    one.quarantine.ail(trouble, now);
+                    one.idle = false;
+                    Tidiness::Dirty { since: now }
+                }
+            };
+        }
+        one.wiped = Some(wiped);
+    }
+
+    /// A GPU reported an error: what has to be done, and the error in words.
+    pub fn xid(&mut self, xid: &Xid, now: Duration) -> (Action, String) {
+        let action = self.policy.xid_actions.of(xid.code);
+        let words = format!("Xid {} ({})", xid.code, xid::name(xid.code));
+        let (health, why) = match action {
+            Action::Ignore | Action::RestartApp => return (action, words),
+            Action::Drain => (Health::Warning, format!("{words}; it gets no new tenant")),
+            Action::Reset => (
+                Health::Failed,
+                format!("{words}; it has to be reset, or the host rebooted"),
+            ),
+            Action::Replace => (
+                Health::Failed,
+                format!("{words}; somebody has to look at the hardware"),
+            ),
+        };
+        if let Some(one) = self.gpus.get_mut(&xid.uuid) {
+            let trouble = Trouble {
+                why,
+                health,
+                needs_a_person: action == Action::Replace,
+            };
+            one.quarantine.ail(trouble, now);
+        }
+        (action, words)
+    }
+
+    /// Something was on it until now.
+    pub fn soil(&mut self, uuid: &GpuUuid, now: Duration) {
+        if let Some(one) = self.gpus.get_mut(uuid) {
+            one.soil(now);
+        }
+    }
+
+    /// Its owner keeps it back; `false` when there is no such GPU.
+    pub fn keep(&mut self, uuid: &GpuUuid, why: String) -> bool {
+        let one = self.gpus.get_mut(uuid);
+        one.map(|one| one.quarantine.keep(why)).is_some()
+    }
+
+    /// Its owner wants it back in the offer; `None` when there is no such GPU, `false` when nothing
+    /// kept it back.
+    pub fn release(&mut self, uuid: &GpuUuid) -> Option<bool> {
+        let one = self.gpus.get_mut(uuid)?;
+        Some(one.quarantine.release())
+    }
+
+    /// How a GPU is.
+    pub fn verdict(&self, uuid: &GpuUuid) -> Option<Verdict> {
+        self.gpus.get(uuid).map(|one| one.verdict(&self.policy))
+    }
+
+    /// The driver itself says that it cannot be used any more.
+    pub fn is_lost(&self, uuid: &GpuUuid) -> bool {
+        let driver = self.gpus.get(uuid).map(|one| one.driver.health);
+        driver == Some(Health::Failed)
+    }
+
+    /// Why a GPU is given to nobody, leaving aside who holds it; `None`: it can be given.
+    pub fn withheld(&self, uuid: &GpuUuid) -> Option<Withheld> {
+        let Some(one) = self.gpus.get(uuid) else {
+            return Some(Withheld::Unseen("it was never listed".to_owned()));
+        };
+        let verdict = one.verdict(&self.policy);
+        if let Some(why) = one.quarantine.why() {
+            Some(Withheld::Quarantined(why))
+        } else if !verdict.is_fit() {
+            Some(Withheld::Unseen(verdict.reasons.join("; ")))
+        } else if let Some(user) = &one.user {
+            Some(Withheld::Used(user.clone()))
+        } else {
+            one.unclean().map(Withheld::Unclean)
+        }
+    }
+
+    /// Why the rental that leaves a GPU still holds it; `None`: it need not.
+    pub fn unsettled(&self, uuid: &GpuUuid) -> Option<String> {
+        let one = self.gpus.get(uuid)?;
+        if one.quarantine.holds() {
+            return None;
+        }
+        let user = one
+            .user
+            .as_ref()
+            .map(|user| format!("it is used by {user}"));
+        user.or_else(|| one.unclean())
+    }
+
+    /// Whether it was ever listed.
+    pub fn knows(&self, uuid: &GpuUuid) -> bool {
+        self.gpus.contains_key(uuid)
+    }
+
+    /// What came of the last wipe of each that was to be wiped.
+    pub fn wipes(&self) -> BTreeMap<GpuUuid, Wiped> {
+        let wiped = self.gpus.iter();
+        wiped
+            .filter_map(|(uuid, one)| Some((uuid.clone(), one.wiped.clone()?)))
+            .collect()
+    }
+}
+
+impl One {
+    fn new() -> Self {
+        Self {
+            vendor: String::new(),
+            driver: Verdict::ok(),
+            unwipeable: None,
+            reading: None,
+            missing: false,
+            baseline: None,
+            tidiness: Tidiness::Dirty {
+                since: Duration::ZERO,
+            },
+            user: None,
+            idle: false,
+            quarantine: Quarantine::default(),
+            wiped: None,
+        }
+    }
+
+    fn read(&mut self, reading: &Reading, asked_at: Duration, holder: Holder, policy: &Policy) {
+        self.missing = false;
+        self.reading = Some(reading.clone());
+        let seen = self.seen(policy);
+        match seen.health {
+            _ if seen.is_fit() => {
+                self.quarantine.seen_well(asked_at);
+            }
+            Health::Unknown => self.quarantine.unseen(),
+            Health::Ok | Health::Warning | Health::Failed => self.ail(&seen, asked_at),
+        }
+        match holder {
+            Holder::Rental => {}
+            Holder::Stranger => self.soil(asked_at),
+            Holder::Nobody | Holder::Leaving => self.look(reading, asked_at, policy),
+        }
+    }
+
+    /// What a look says of whether it is used, if it is later than what it is to show.
+    fn look(&mut self, reading: &Reading, asked_at: Duration, policy: &Policy) {
+        let counts = match self.tidiness {
+            Tidiness::BeingWiped => false,
+            Tidiness::Dirty { since } | Tidiness::Clean { since } => asked_at >= since,
+        };
+        if !counts {
+            return;
+        }
+        self.user = occupancy::user(reading, self.baseline, &policy.idle);
+        self.idle = self.user.is_none();
+        if self.idle {
+            let used = occupancy::memory_used(reading, &policy.idle);
+            self.baseline = [self.baseline, used].into_iter().flatten().min();
+        } else {
+            self.tidiness = Tidiness::Dirty { since: asked_at };
+        }
+    }
+
+    fn missed(&mut self) {
+        self.missing = self.missing || self.reading.is_some();
+        self.reading = None;
+        self.quarantine.unseen();
+    }
+
+    fn soil(&mut self, now: Duration) {
+        self.tidiness = Tidiness::Dirty { since: now };
+        self.idle = false;
+        self.user = None;
+    }
+
+    fn ail(&mut self, verdict: &Verdict, now: Duration) {
+        let trouble = Trouble {
+            why: verdict.reasons.join("; "),
+            health: verdict.health,
+            needs_a_person: false,
+        };
+        self.quarantine.ail(trouble, now);
+    }
+
+    /// How it is by what can be seen of it now.
+    fn seen(&self, policy: &Policy) -> Verdict {
+        if self.driver.health == Health::Unknown {
+            return self.driver.clone();
+        }
+        let mut verdict = match &self.reading {
+            Some(reading) => health::judge(reading, &policy.thresholds),
+            None => Verdict::ok(),
+        };
+        for reason in &self.driver.reasons {
+            verdict.add(self.driver.health, reason.clone());
+        }
+        if self.missing {
+            let reason = "the driver has no answer for it";
+            verdict.add(Health::Unknown, reason.to_owned());
+        }
+        verdict
+    }
+
+    /// The same, with what was wrong and has not been shown to be mended.
+    fn verdict(&self, policy: &Policy) -> Verdict {
+        let mut verdict = self.seen(policy);
+        if let Some(trouble) = self.quarantine.trouble()
+            && trouble.why != verdict.reasons.join("; ")
+        {
+            verdict.add(trouble.health, trouble.why.clone());
+        }
+        verdict
+    }
+
+    fn unclean(&self) -> Option<String> {
+        let why = match self.tidiness {
+            Tidiness::Clean { .. } => return None,
+            Tidiness::BeingWiped => "its memory is being wiped",
+            Tidiness::Dirty { .. } => "the driver has not shown yet that nobody is on it",
+        };
+        Some(why.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;
