@@ -34,6 +34,8 @@ mod deploys;
 mod pulls;
 #[path = "figures/report.rs"]
 mod report;
+#[path = "figures/samples.rs"]
+mod samples;
 #[path = "figures/sizes.rs"]
 mod sizes;
 #[path = "figures/stage.rs"]
@@ -66,6 +68,9 @@ struct Args {
     /// Starts.
     #[arg(long, default_value_t = 20)]
     starts: usize,
+    /// Samples of GPUs.
+    #[arg(long, default_value_t = 200)]
+    samples: usize,
     /// Only these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -83,6 +88,7 @@ enum Part {
     Starts,
     Commands,
     Sizes,
+    GpuSample,
 }
 
 #[tokio::main]
@@ -92,6 +98,9 @@ async fn main() -> ExitCode {
     let mut figures = Vec::new();
     if wants(Part::Sizes) {
         figures.extend(sizes::sizes());
+    }
+    if wants(Part::GpuSample) {
+        figures.push(samples::samples(args.samples));
     }
     if wants(Part::Deploys) {
         figures.extend(deploys::one_by_one(args.pairs).await);

@@ -7,6 +7,7 @@ pub mod control;
 pub mod dev;
 pub mod gpu;
 pub mod healthcheck;
+pub mod inventory;
 pub mod logging;
 pub mod run;
 pub mod schema;
@@ -47,7 +48,8 @@ Configuration, each stronger than the one before:
 
 Exit codes:
   0    ended as it was told to; `check`: everything is in place
-  1    failed; `check`: something is not in place; `healthcheck`: the agent is not well
+  1    failed; `check`: something is not in place; `healthcheck`: the agent is not well;
+       `inventory`: a driver does not answer as it should
   2    the command line cannot be understood
   78   the configuration cannot be used; every fault is on standard error";
 
@@ -74,6 +76,8 @@ pub enum Command {
     Run,
     /// Say whether the configuration is right and engine and server can be reached.
     Check(check::CheckArgs),
+    /// List the GPUs of this machine, asking their drivers.
+    Inventory(inventory::InventoryArgs),
     /// List the rentals of the agent that runs on this machine.
     Ps(control::Common),
     /// End a rental on this machine, and wait until it is gone.

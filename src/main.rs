@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Run => cli::run::run(&overrides, env),
         Command::Config(args) => cli::config::run(&args, &overrides, &env),
         Command::Check(args) => cli::check::run(&args, &overrides, env),
+        Command::Inventory(args) => cli::inventory::run(&args, &overrides, env),
         Command::Ps(args) => cli::control::run(&Question::Ps(args), &overrides, env),
         Command::Terminate(args) => cli::control::run(&Question::Terminate(args), &overrides, env),
         Command::Drain(args) => cli::control::run(&Question::Drain(args), &overrides, env),

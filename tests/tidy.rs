@@ -201,8 +201,8 @@ mod planted {
                 "use crate::runtime::docker::Docker;",
             ),
             (
-                "src/cli/check.rs",
-                "src/telemetry.rs",
+                "src/gpu/nvidia.rs",
+                "src/agent.rs",
                 "use crate::gpu::nvml::NvmlProbe;",
             ),
         ] {

@@ -1,6 +1,8 @@
 //! All probes of a host together, NVIDIA's by the stand-in.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command,
+};
 
 use rental_agent::{
     gpu::{
@@ -10,7 +12,7 @@ use rental_agent::{
         probes::{self, Heard, Options},
         watch::GpuReport,
     },
-    protocol::record::Health,
+    protocol::record::{Gpu, GpuState, Health, LinkKind},
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -191,4 +193,62 @@ fn f74_the_library_is_asked_as_soon_as_it_is_there() {
     fs::copy(&nvml.library, &library).unwrap();
     fs::write(library.with_extension("so.script"), "gpus 1\n").unwrap();
     assert_eq!(opened.inventory().unwrap()[0].gpu.uuid.as_str(), uuid(0));
+}
+
+/// `rental-agent inventory` in an environment of its own.
+fn inventory(library: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        .args(["--config", "/dev/null", "inventory"])
+        .args(arguments)
+        .env_clear()
+        .envs([
+            ("AGENT_ID", "a"),
+            ("AGENT_TOKEN", "t"),
+            ("API_SERVER_URL", "ws://127.0.0.1:9"),
+            ("RENTAL_AGENT__GPU__NVML_LIBRARY", library),
+            ("RENTAL_AGENT__GPU__NVIDIA_SMI", "/nonexistent/nvidia-smi"),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), text)
+}
+
+#[test]
+fn the_inventory_is_printed_as_a_table_and_as_json() {
+    let nvml = FakeNvml::with("gpus 2\nname 1 NVIDIA H200\nnvlink 0 1\n");
+    let library = nvml.library.to_str().unwrap();
+    let (code, text) = inventory(library, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("NVIDIA H200") && text.contains(&uuid(0)),
+        "{text}"
+    );
+    let (code, text) = inventory(library, &["--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let gpu: Gpu = serde_json::from_value(json["gpus"][0].clone()).unwrap();
+    assert_eq!(gpu.links[0].kind, LinkKind::Nvlink);
+    assert_eq!(gpu.state, GpuState::Unknown, "the agent was not asked");
+    assert_eq!(json["probes"][0]["vendor"], "nvidia");
+    assert_eq!(json["probes"][0]["health"], "ok");
+}
+
+#[test]
+fn an_inventory_of_nothing_says_why_and_one_that_fails_ends_with_1() {
+    let (code, text) = inventory("/nonexistent/nvml.so", &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("/nonexistent/nvml.so not found"), "{text}");
+    let nvml = FakeNvml::with("init 18\n");
+    let (code, text) = inventory(nvml.library.to_str().unwrap(), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("mismatch"), "{text}");
+}
+
+#[test]
+fn f69_an_inventory_of_a_driver_that_hangs_comes_to_an_end() {
+    let nvml = FakeNvml::with("gpus 1\nhang\n");
+    let (code, text) = inventory(nvml.library.to_str().unwrap(), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("has not answered for 10s"), "{text}");
 }

@@ -5,7 +5,12 @@ use rental_agent::gpu::{
     nvml::{Asking, NvmlProbe},
 };
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::{fake_nvml::FakeNvml, open};
+
+/// CPU for a sample of eight GPUs, at most.
+const CPU_MS: f64 = 5.0;
 
 fn reading(script: &str) -> Reading {
     let nvml = FakeNvml::with(script);
@@ -104,4 +109,34 @@ fn a_list_of_processes_that_cannot_be_had_is_not_an_empty_one() {
     };
     let readings = NvmlProbe::open(&blind).unwrap().sample().unwrap();
     assert_eq!(readings[0].processes, None);
+}
+
+/// With all that the stand-in can say of a GPU; its own work counts, too.
+#[test]
+fn a_sample_of_eight_gpus_costs_at_most_5_ms_of_cpu() {
+    let about = |gpu: u32| {
+        format!(
+            "ecc {gpu} 0 0\nremap {gpu} 0 0\nfan {gpu} 30\nrecovery {gpu} 0\n\
+             process {gpu} {} 100\n",
+            std::process::id()
+        )
+    };
+    let script: String = (0..8).map(about).collect();
+    let nvml = FakeNvml::with(&format!("gpus 8\n{script}"));
+    let mut probe = open(&nvml.library).unwrap();
+    assert_eq!(probe.sample().unwrap().len(), 8);
+    let cpu_ms = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+    };
+    let mut costs: Vec<f64> = (0..21)
+        .map(|_| {
+            let before = cpu_ms();
+            probe.sample().unwrap();
+            cpu_ms() - before
+        })
+        .collect();
+    costs.sort_by(f64::total_cmp);
+    println!("a sample costs {:.3} ms", costs[10]);
+    assert!(costs[10] <= CPU_MS, "{costs:?}");
 }
