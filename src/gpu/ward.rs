@@ -11,7 +11,10 @@
 //!    +<-- a tenant left it, somebody else is on it -------------------------+
 //! ```
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Reading, Sampled, Xid,
@@ -94,6 +97,7 @@ enum Tidiness {
 /// One GPU.
 #[derive(Debug, Clone)]
 struct One {
+    vendor: String,
     /// What the probe says of it.
     driver: Verdict,
     /// Why it cannot be wiped, where its kind says that.
@@ -132,7 +136,10 @@ impl Ward {
     /// is of the boot-time clock, as everywhere here.
     pub fn list(&mut self, gpus: &[Gpu], now: Duration) {
         for gpu in gpus {
-            let one = self.gpus.entry(gpu.uuid.clone()).or_insert_with(One::new);
+            let one = self
+                .gpus
+                .entry(gpu.uuid.clone())
+                .or_insert_with(|| One::new(&gpu.vendor));
             one.driver = Verdict {
                 health: gpu.health,
                 drain: false,
@@ -150,13 +157,20 @@ impl Ward {
         }
     }
 
-    /// Takes in a look at all of them.
+    /// Takes in a look at all of one vendor, or of several. One that shows none of a vendor's says
+    /// nothing of them.
     pub fn read(&mut self, sampled: &Sampled, holder: impl Fn(&GpuUuid) -> Holder) {
-        for (uuid, one) in &mut self.gpus {
+        let of = |uuid: &GpuUuid| {
             let mut readings = sampled.readings.iter();
-            match readings.find(|reading| reading.sample.uuid == *uuid) {
+            readings.find(|reading| reading.sample.uuid == *uuid)
+        };
+        let shown = self.gpus.iter().filter(|(uuid, _)| of(uuid).is_some());
+        let vendors: BTreeSet<String> = shown.map(|(_, one)| one.vendor.clone()).collect();
+        for (uuid, one) in &mut self.gpus {
+            match of(uuid) {
                 Some(reading) => one.read(reading, sampled.asked_at, holder(uuid), &self.policy),
-                None => one.missed(),
+                None if vendors.contains(&one.vendor) => one.missed(),
+                None => {}
             }
         }
     }
@@ -312,8 +326,9 @@ impl Ward {
 }
 
 impl One {
-    fn new() -> Self {
+    fn new(vendor: &str) -> Self {
         Self {
+            vendor: vendor.to_owned(),
             driver: Verdict::ok(),
             unwipeable: None,
             reading: None,

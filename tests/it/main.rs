@@ -44,3 +44,4 @@ mod nvml;
 mod registry;
 mod schemas;
 mod session;
+mod wipe;

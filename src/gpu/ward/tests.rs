@@ -279,11 +279,16 @@ fn one_that_is_released_and_fails_again_is_quarantined_again() {
 #[test]
 fn silence_is_unknown_and_nothing_is_given_on_it() {
     let mut bed = Bed::new(false);
-    bed.look(vec![reading(0)]);
-    bed.look(Vec::new());
+    let other = Gpu::bare(uuid(2), "amd");
+    bed.ward.list(&[gpu(0), gpu(1), other], bed.now);
+    bed.look(vec![reading(0), reading(1)]);
+    bed.look(vec![reading(1)]);
     assert_eq!(bed.health(), Health::Unknown);
     assert!(matches!(bed.withheld(), Some(Withheld::Unseen(_))));
-    bed.look(vec![reading(0)]);
+    bed.look(vec![reading(0), reading(1)]);
+    assert_eq!(bed.withheld(), None);
+    // Another vendor's look says nothing of it.
+    bed.look(vec![reading(2)]);
     assert_eq!(bed.withheld(), None);
 }
 
