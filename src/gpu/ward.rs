@@ -275,6 +275,12 @@ impl Ward {
         self.gpus.get(uuid).map(|one| one.verdict(&self.policy))
     }
 
+    /// The driver says nothing of it now, neither good nor bad.
+    pub fn is_silent(&self, uuid: &GpuUuid) -> bool {
+        let one = self.gpus.get(uuid);
+        one.is_some_and(|one| one.seen(&self.policy).health == Health::Unknown)
+    }
+
     /// The driver itself says that it cannot be used any more.
     pub fn is_lost(&self, uuid: &GpuUuid) -> bool {
         let driver = self.gpus.get(uuid).map(|one| one.driver.health);

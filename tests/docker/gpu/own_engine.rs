@@ -119,7 +119,10 @@ async fn f72_a_gpus_memory_is_wiped_between_tenants_and_a_failed_wipe_keeps_it_o
     let (id, _) = world.deploy_ready(&world.sleeper().gpus(1)).await;
     cuda.script("memset 700\n");
     world.terminate(&id).await;
-    wait_gpu(&world, "quarantined", |gpu| gpu.state == GpuState::Quarantined).await;
+    wait_gpu(&world, "quarantined", |gpu| {
+        gpu.state == GpuState::Quarantined
+    })
+    .await;
     let spec = world.sleeper().gpu_uuids(&[&gpu_uuid(0)]);
     let (_, error) = world.deploy_failed(&spec).await;
     assert!(error.message.contains("could not be wiped"), "{error:?}");
@@ -131,7 +134,11 @@ async fn wait_gpu(world: &World, what: &str, wanted: impl Fn(&Gpu) -> bool) {
         let gpu = view.hello.as_ref().and_then(|hello| hello.gpus.first());
         gpu.is_some_and(&wanted)
     };
-    world.server.wait_agent(what, is_so, SOON * 3).await.unwrap();
+    world
+        .server
+        .wait_agent(what, is_so, SOON * 3)
+        .await
+        .unwrap();
 }
 
 async fn assert_refused(world: &World) {
