@@ -60,8 +60,6 @@ impl From<Gpu> for Found {
 /// The GPUs of one probe at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sampled {
-    /// Whose GPUs: their [`Gpu::vendor`]; empty where it is several vendors'.
-    pub vendor: &'static str,
     /// When it was asked for: what happened before that shows in it (boot-time clock).
     pub asked_at: Duration,
     /// One for each GPU; empty while the probe sees nothing.

@@ -126,14 +126,12 @@ fn recovery(reading: &Reading, verdict: &mut Verdict) {
     }
 }
 
+/// The numbers are in the samples: a reason that changes with each of them would be told each time.
 fn climate(reading: &Reading, thresholds: &Thresholds, verdict: &mut Verdict) {
     let (sample, vitals) = (&reading.sample, &reading.vitals);
     let most = thresholds.temperature_max_c;
-    if let Some(hot) = sample.temperature_c.filter(|now| *now > most) {
-        verdict.add(
-            Health::Warning,
-            format!("it has {hot:.0} °C; {most:.0} are usual"),
-        );
+    if sample.temperature_c.is_some_and(|now| now > most) {
+        verdict.add(Health::Warning, format!("it is hotter than {most} °C"));
         if vitals.fan_percent == Some(0) {
             verdict.add(Health::Warning, "its fan stands still".to_owned());
         }
@@ -141,10 +139,7 @@ fn climate(reading: &Reading, thresholds: &Thresholds, verdict: &mut Verdict) {
     if let (Some(now), Some(most)) = (sample.power_w, thresholds.power_max_w)
         && now > most
     {
-        verdict.add(
-            Health::Warning,
-            format!("it takes {now:.0} W; {most:.0} are usual"),
-        );
+        verdict.add(Health::Warning, format!("it takes more than {most} W"));
     }
     let troubled = |name: &&String| {
         let name = name.to_ascii_lowercase().replace(' ', "_");

@@ -325,7 +325,6 @@ fn own(look: &Arc<Sampled>, offered: Option<&BTreeSet<GpuUuid>>) -> Arc<Sampled>
     let readings = look.readings.iter();
     let own = readings.filter(|reading| offered.contains(&reading.sample.uuid));
     Arc::new(Sampled {
-        vendor: look.vendor,
         asked_at: look.asked_at,
         readings: own.cloned().collect(),
     })
@@ -335,7 +334,6 @@ fn own(look: &Arc<Sampled>, offered: Option<&BTreeSet<GpuUuid>>) -> Arc<Sampled>
 fn together(looks: &[Arc<Sampled>]) -> Sampled {
     let some = looks.iter().filter(|look| !look.readings.is_empty());
     Sampled {
-        vendor: "",
         asked_at: some.map(|look| look.asked_at).min().unwrap_or_default(),
         readings: looks
             .iter()
@@ -384,7 +382,6 @@ mod tests {
 
     fn look(asked_at: u64, names: &[&str]) -> Arc<Sampled> {
         Arc::new(Sampled {
-            vendor: "nvidia",
             asked_at: std::time::Duration::from_secs(asked_at),
             readings: names.iter().map(|name| Reading::of(uuid(name))).collect(),
         })

@@ -11,7 +11,10 @@
 //!    +<-- a tenant left it, somebody else is on it -------------------------+
 //! ```
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Reading, Sampled, Xid,
@@ -94,7 +97,6 @@ enum Tidiness {
 /// One GPU.
 #[derive(Debug, Clone)]
 struct One {
-    /// Whose it is: the look that shows it.
     vendor: String,
     /// What the probe says of it.
     driver: Verdict,
@@ -134,8 +136,10 @@ impl Ward {
     /// is of the boot-time clock, as everywhere here.
     pub fn list(&mut self, gpus: &[Gpu], now: Duration) {
         for gpu in gpus {
-            let one = self.gpus.entry(gpu.uuid.clone()).or_insert_with(One::new);
-            one.vendor.clone_from(&gpu.vendor);
+            let one = self
+                .gpus
+                .entry(gpu.uuid.clone())
+                .or_insert_with(|| One::new(&gpu.vendor));
             one.driver = Verdict {
                 health: gpu.health,
                 drain: false,
@@ -153,13 +157,19 @@ impl Ward {
         }
     }
 
-    /// Takes in a look at all of them.
+    /// Takes in a look at all of one vendor, or of several. One that shows none of a vendor's says
+    /// nothing of them.
     pub fn read(&mut self, sampled: &Sampled, holder: impl Fn(&GpuUuid) -> Holder) {
-        for (uuid, one) in &mut self.gpus {
+        let of = |uuid: &GpuUuid| {
             let mut readings = sampled.readings.iter();
-            match readings.find(|reading| reading.sample.uuid == *uuid) {
+            readings.find(|reading| reading.sample.uuid == *uuid)
+        };
+        let shown = self.gpus.iter().filter(|(uuid, _)| of(uuid).is_some());
+        let vendors: BTreeSet<String> = shown.map(|(_, one)| one.vendor.clone()).collect();
+        for (uuid, one) in &mut self.gpus {
+            match of(uuid) {
                 Some(reading) => one.read(reading, sampled.asked_at, holder(uuid), &self.policy),
-                None if one.vendor == sampled.vendor => one.missed(),
+                None if vendors.contains(&one.vendor) => one.missed(),
                 None => {}
             }
         }
@@ -265,6 +275,12 @@ impl Ward {
         self.gpus.get(uuid).map(|one| one.verdict(&self.policy))
     }
 
+    /// The driver says nothing of it now, neither good nor bad.
+    pub fn is_silent(&self, uuid: &GpuUuid) -> bool {
+        let one = self.gpus.get(uuid);
+        one.is_some_and(|one| one.seen(&self.policy).health == Health::Unknown)
+    }
+
     /// The driver itself says that it cannot be used any more.
     pub fn is_lost(&self, uuid: &GpuUuid) -> bool {
         let driver = self.gpus.get(uuid).map(|one| one.driver.health);
@@ -316,9 +332,9 @@ impl Ward {
 }
 
 impl One {
-    fn new() -> Self {
+    fn new(vendor: &str) -> Self {
         Self {
-            vendor: String::new(),
+            vendor: vendor.to_owned(),
             driver: Verdict::ok(),
             unwipeable: None,
             reading: None,

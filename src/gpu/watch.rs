@@ -220,11 +220,7 @@ impl GpuWatch {
             }
             Answer::Sample(readings) => {
                 let missing = is_missing(&self.report.borrow().gpus, &readings);
-                let sampled = Sampled {
-                    vendor: self.vendor,
-                    asked_at,
-                    readings,
-                };
+                let sampled = Sampled { asked_at, readings };
                 self.samples.send_replace(Arc::new(sampled));
                 missing.then_some(Question::Inventory)
             }

@@ -43,6 +43,7 @@ async fn own_engine_with_a_gpu_they_keep_to_it_too() {
     stage
         .world
         .set_env("RENTAL_AGENT__GPU__NVML_LIBRARY", library);
+    stage.world.with_idle_gpus();
     stage.up_and_settled().await;
     let spec = stage.world.sleeper().gpus(1).port("web", 80);
     let id = spec.id();

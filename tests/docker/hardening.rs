@@ -52,6 +52,7 @@ async fn own_engine_a_live_rental_with_a_gpu_is_what_its_plan_said() {
     stage
         .world
         .set_env("RENTAL_AGENT__GPU__NVML_LIBRARY", library);
+    stage.world.with_idle_gpus();
     stage.world.up().await;
     let spec = stage.world.sleeper().gpu_uuids(&[GPU]);
     check(&stage, &spec, &[GPU]).await;

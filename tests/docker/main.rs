@@ -9,6 +9,8 @@
     reason = "a test that cannot set up its stage fails"
 )]
 
+#[path = "../support/fake_cuda.rs"]
+mod fake_cuda;
 #[path = "../support/fake_nvml.rs"]
 mod fake_nvml;
 #[path = "../support/lab.rs"]

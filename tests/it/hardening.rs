@@ -278,7 +278,6 @@ fn ready() -> Registry {
     );
     let idle = GPUS.iter().map(|uuid| Reading::of(uuid.parse().unwrap()));
     let sampled = Sampled {
-        vendor: "nvidia",
         asked_at: now().boot,
         readings: idle.collect(),
     };

@@ -46,3 +46,4 @@ mod registry;
 mod schemas;
 mod session;
 mod sysfs;
+mod wipe;

@@ -67,7 +67,6 @@ impl Bed {
 
     fn look(&mut self, readings: Vec<Reading>) -> Vec<GpuUuid> {
         let sampled = Sampled {
-            vendor: "nvidia",
             asked_at: self.now,
             readings,
         };
@@ -164,7 +163,6 @@ fn f72_a_tenants_leftovers_keep_it_until_a_later_look_shows_it_idle() {
     bed.ward.soil(&uuid(0), bed.now);
     bed.hold(Holder::Leaving);
     let sampled = Sampled {
-        vendor: "nvidia",
         asked_at: early,
         readings: vec![reading(0)],
     };
@@ -281,11 +279,16 @@ fn one_that_is_released_and_fails_again_is_quarantined_again() {
 #[test]
 fn silence_is_unknown_and_nothing_is_given_on_it() {
     let mut bed = Bed::new(false);
-    bed.look(vec![reading(0)]);
-    bed.look(Vec::new());
+    let other = Gpu::bare(uuid(2), "amd");
+    bed.ward.list(&[gpu(0), gpu(1), other], bed.now);
+    bed.look(vec![reading(0), reading(1)]);
+    bed.look(vec![reading(1)]);
     assert_eq!(bed.health(), Health::Unknown);
     assert!(matches!(bed.withheld(), Some(Withheld::Unseen(_))));
-    bed.look(vec![reading(0)]);
+    bed.look(vec![reading(0), reading(1)]);
+    assert_eq!(bed.withheld(), None);
+    // Another vendor's look says nothing of it.
+    bed.look(vec![reading(2)]);
     assert_eq!(bed.withheld(), None);
 }
 
@@ -462,7 +465,6 @@ impl Model {
             reading
         });
         let sampled = Sampled {
-            vendor: "nvidia",
             asked_at: self.now,
             readings: readings.collect(),
         };

@@ -152,7 +152,10 @@ impl Registry {
                     );
                 }
                 self.take_listing(ticket, listing, now);
-                self.engine.listed = true;
+                if !std::mem::replace(&mut self.engine.listed, true) {
+                    // From now on it is known whose the GPUs are not.
+                    self.effects.push(Effect::LookAtGpus);
+                }
                 self.engine.lost.take_if(|lost| *lost < ticket);
                 if self.connected && !self.synced {
                     self.sync();

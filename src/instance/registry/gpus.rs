@@ -202,10 +202,10 @@ impl Registry {
             };
             let words = || format!("{gpu}: {}", verdict.reasons.join("; "));
             match verdict.health {
-                Health::Unknown => return,
+                _ if self.ward.is_silent(gpu) => return,
                 Health::Failed if self.ward.is_lost(gpu) => lost.push(words()),
                 Health::Failed => failed.push(words()),
-                Health::Ok | Health::Warning => {}
+                Health::Ok | Health::Warning | Health::Unknown => {}
             }
         }
         let told =

@@ -444,9 +444,12 @@ impl Rig {
                 Effect::List(ticket) => self.lists.push(ticket),
                 Effect::Fetch(id, _) => self.fetches.push(id),
                 Effect::Emit(Event::Reply(reply)) => self.replies.push(reply),
-                Effect::LookAtGpus => self.look(),
-                Effect::Emit(_) | Effect::Tell(_) | Effect::CancelFetch(_) | Effect::WipeGpu(_) => {
+                Effect::LookAtGpus => {
+                    self.looks += 1;
+                    self.look();
                 }
+                Effect::WipeGpu(uuid) => self.wipes.push(uuid),
+                Effect::Emit(_) | Effect::Tell(_) | Effect::CancelFetch(_) => {}
             }
         }
     }
@@ -454,7 +457,6 @@ impl Rig {
     fn look(&mut self) {
         if let Some(reading) = self.seen.clone() {
             self.feed(Input::GpuReadings(Arc::new(Sampled {
-                vendor: "nvidia",
                 asked_at: self.now.boot,
                 readings: vec![reading],
             })));

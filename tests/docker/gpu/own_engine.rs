@@ -2,10 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use rental_agent::protocol::{Error, ErrorCode, Instance, Outcome, Phase, Stage};
+use rental_agent::{
+    dev::AgentView,
+    protocol::{
+        Error, ErrorCode, Instance, Outcome, Phase, Stage,
+        record::{Gpu, GpuState},
+    },
+};
 use serde_json::json;
 
 use crate::{
+    fake_cuda::FakeCuda,
     lab::{Engine, Own, Side},
     world::{SOON, World, container_name, gpu_uuid, ignores_term, sleeps, wait_for},
 };
@@ -92,6 +99,46 @@ async fn a_gpu_is_free_only_when_the_container_is_gone() {
     removal.release();
     assert_eq!(world.final_reply(&ticket).await.outcome, Outcome::Done);
     world.deploy_ready(&world.sleeper().gpus(1)).await;
+}
+
+/// F72: the memory is overwritten before the next tenant, and where that fails there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn f72_a_gpus_memory_is_wiped_between_tenants_and_a_failed_wipe_keeps_it_out() {
+    let engine = engine_with_gpus();
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(1);
+    let cuda = FakeCuda::with("");
+    let library = cuda.library.to_str().unwrap();
+    world.set_env("RENTAL_AGENT__GPU__CUDA_LIBRARY", library);
+    world.up().await;
+    assert_eq!(cuda.asked("sees"), [gpu_uuid(0)], "at the start");
+    let (id, _) = world.deploy_ready(&world.sleeper().gpus(1)).await;
+    assert_eq!(cuda.asked("sees").len(), 1);
+    world.terminate(&id).await;
+    assert_eq!(cuda.asked("sees"), [gpu_uuid(0), gpu_uuid(0)]);
+    let (id, _) = world.deploy_ready(&world.sleeper().gpus(1)).await;
+    cuda.script("memset 700\n");
+    world.terminate(&id).await;
+    wait_gpu(&world, "quarantined", |gpu| {
+        gpu.state == GpuState::Quarantined
+    })
+    .await;
+    let spec = world.sleeper().gpu_uuids(&[&gpu_uuid(0)]);
+    let (_, error) = world.deploy_failed(&spec).await;
+    assert!(error.message.contains("could not be wiped"), "{error:?}");
+}
+
+/// The first GPU as the server sees it comes to be so.
+async fn wait_gpu(world: &World, what: &str, wanted: impl Fn(&Gpu) -> bool) {
+    let is_so = |view: &AgentView| {
+        let gpu = view.hello.as_ref().and_then(|hello| hello.gpus.first());
+        gpu.is_some_and(&wanted)
+    };
+    world
+        .server
+        .wait_agent(what, is_so, SOON * 3)
+        .await
+        .unwrap();
 }
 
 async fn assert_refused(world: &World) {

@@ -94,9 +94,12 @@ async fn the_agents_own_container_holds_no_gpu() {
     let volume = format!("{0}:{0}:ro", folder.path().display());
     let variable = format!("RENTAL_AGENT__GPU__NVML_LIBRARY={}", library.display());
     let hosted = Hosted::build(&engine).await;
-    let mut hosted = hosted.with(&["--gpus", "all", "-v", &volume, "-e", &variable]);
+    let idle = "RENTAL_AGENT__GPU__IDLE_MEMORY_BYTES=2147483648";
+    let gpus = ["--gpus", "all", "-v", &volume];
+    let mut hosted = hosted.with(&[&gpus[..], &["-e", &variable, "-e", idle]].concat());
     hosted.run().await;
     let world = &hosted.world;
+    world.wait_gpus().await;
     let (id, record) = world.deploy_ready(&world.sleeper().gpus(1)).await;
     assert_eq!(record.gpus.len(), 1);
     assert_eq!(record.gpus[0].as_str(), gpu_uuid(0));

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use rental_agent::api::Limits;
+use rental_agent::{api::Limits, protocol::record::GpuState};
 use serde_json::json;
 
 use super::rig::{Rig, spec};
@@ -93,6 +93,39 @@ async fn the_owner_asks_on_the_command_line() {
         !ok && none.contains("no rental has this container"),
         "{none}"
     );
+}
+
+#[tokio::test]
+async fn the_owner_keeps_a_gpu_back_and_gives_it_back() {
+    let rig = Rig::start().await;
+    let uuid = crate::model::fixture::gpu_uuid(0);
+    let kept = ["gpu", "quarantine", &uuid, "--reason", "its fan rattles"];
+    let (ok, kept) = said(&rig, &kept).await;
+    assert!(ok && kept.contains("is quarantined"), "{kept}");
+    assert_eq!(rig.snapshot().gpus[0].state, GpuState::Quarantined);
+    let mut spec = spec("a");
+    spec["gpus"] = json!({ "uuids": [uuid] });
+    let refused = rig.post("/start_instance", &[], &spec).await;
+    assert_eq!(refused.status, 409);
+    let why = refused.json()["detail"].to_string();
+    assert!(
+        why.contains("its fan rattles") && why.contains("gpu release"),
+        "{why}"
+    );
+    let (ok, released) = said(&rig, &["gpu", "release", &uuid]).await;
+    assert!(ok && released.contains("is released"), "{released}");
+    assert_ne!(rig.snapshot().gpus[0].state, GpuState::Quarantined);
+    let (ok, again) = said(&rig, &["gpu", "release", &uuid]).await;
+    assert!(ok && again.contains("was not quarantined"), "{again}");
+    for verb in ["quarantine", "release"] {
+        let (ok, nowhere) = said(&rig, &["gpu", verb, "GPU-nowhere"]).await;
+        assert!(
+            !ok && nowhere.contains("this host has no GPU GPU-nowhere"),
+            "{nowhere}"
+        );
+    }
+    let nothing = rig.control("POST", "/gpus/GPU-0/polish", None).await;
+    assert_eq!(nothing.status, 404);
 }
 
 #[tokio::test]

@@ -53,7 +53,6 @@ pub(crate) fn idle_gpus(asked_at: Duration) -> Sampled {
         ..Reading::of(gpu_uuid(n).parse().unwrap())
     };
     Sampled {
-        vendor: "nvidia",
         asked_at,
         readings: (0..GPUS).map(idle).collect(),
     }

@@ -10,7 +10,13 @@ impl World {
         let fake = FakeNvml::with(&format!("gpus {count}\n"));
         let library = fake.library.to_str().unwrap();
         self.set_env("RENTAL_AGENT__GPU__NVML_LIBRARY", library);
+        self.with_idle_gpus();
         fake
+    }
+
+    /// The stand-in's GPUs show 1 GiB in use while nobody is on them.
+    pub(crate) fn with_idle_gpus(&mut self) {
+        self.set_env("RENTAL_AGENT__GPU__IDLE_MEMORY_BYTES", "2147483648");
     }
 }
 

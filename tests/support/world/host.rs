@@ -14,7 +14,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use rental_agent::{
     dev::{AgentView, Options, Server, ServerHandle},
     ids::{AgentId, Epoch},
-    protocol::record::EngineStatus,
+    protocol::record::{EngineStatus, GpuState},
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -174,7 +174,26 @@ impl World {
             .await;
         let view = up.unwrap();
         self.last_epoch = view.hello.as_ref().map(|hello| hello.agent.epoch.clone());
+        if self.env.contains_key("RENTAL_AGENT__GPU__NVML_LIBRARY") {
+            self.wait_gpus().await;
+        }
         view
+    }
+
+    /// A GPU is given when a look has shown that nobody is on it. Where a test keeps that from being
+    /// shown, it has its say after a moment.
+    pub(crate) async fn wait_gpus(&self) {
+        let are_known = |view: &AgentView| {
+            view.hello.as_ref().is_some_and(|hello| {
+                let mut gpus = hello.gpus.iter();
+                hello.inventory_complete && gpus.all(|gpu| gpu.state != GpuState::Unknown)
+            })
+        };
+        let limit = Duration::from_secs(5);
+        let _ = self
+            .server
+            .wait_agent("GPUs that are known", are_known, limit)
+            .await;
     }
 
     /// SIGKILL.

@@ -139,10 +139,11 @@ fn a_rental_that_never_started_leaves_nothing_to_clean() {
     let mut rig = watched();
     rig.look_and_see(idle());
     rig.deploy("c1", json!({ "gpus": { "count": 1 } }));
+    let looks = rig.looks;
     rig.terminate("c2", json!({}));
     rig.run_ops();
     assert_eq!(rig.phase(), Phase::Ended);
-    assert_eq!((rig.looks, state(&rig)), (0, GpuState::Available));
+    assert_eq!((rig.looks, state(&rig)), (looks, GpuState::Available));
 }
 
 #[test]
@@ -267,8 +268,8 @@ fn a_gpu_is_quarantined_and_released_by_command() {
     rig.command("c3", json!({ "op": "release_gpu", "uuid": uuid }));
     assert_eq!(rig.outcomes("c3"), [Outcome::Accepted, Outcome::Done]);
     assert_eq!(state(&rig), GpuState::Available);
-    for op in ["quarantine_gpu", "release_gpu"] {
-        rig.command(op, json!({ "op": op, "uuid": "GPU-nowhere" }));
+    for (id, op) in [("c4", "quarantine_gpu"), ("c5", "release_gpu")] {
+        rig.command(id, json!({ "op": op, "uuid": "GPU-nowhere" }));
         let reply = rig.replies.last().unwrap();
         assert_eq!(reply.outcome, Outcome::Rejected);
         assert_eq!(reply.error.as_ref().unwrap().code, ErrorCode::NotFound);
@@ -278,7 +279,6 @@ fn a_gpu_is_quarantined_and_released_by_command() {
 impl Rig {
     fn look_and_see(&mut self, reading: Reading) {
         self.feed(Input::GpuReadings(std::sync::Arc::new(Sampled {
-            vendor: "nvidia",
             asked_at: self.now.boot,
             readings: vec![reading],
         })));
