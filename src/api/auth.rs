@@ -85,6 +85,11 @@ impl Caller {
     }
 }
 
+/// Whether tokens can be checked with this key.
+pub(super) fn check_key(key: &HttpKey) -> anyhow::Result<()> {
+    Keyring::read(key).map(drop)
+}
+
 /// What tokens are checked with.
 pub(super) struct Auth {
     /// Unset: nobody is let in.

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, num::NonZeroUsize, process::ExitCode, thread, t
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_CONFIG, complain, logging};
+use super::{EXIT_CONFIG, complain, configured, logging};
 use crate::{
     agent,
-    config::{self, Config, Overrides},
+    config::{Config, Overrides},
 };
 
 /// The agent waits for others nearly all the time: more threads than these only cost memory on the
@@ -21,7 +21,7 @@ pub(super) const BLOCKING_GRACE: Duration = Duration::from_millis(500);
 
 /// Runs the agent until it is told to end.
 pub fn run(overrides: &Overrides, env: BTreeMap<String, String>) -> ExitCode {
-    let config = match config::load(overrides, env) {
+    let config = match configured(overrides, env) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), ExitCode::from(EXIT_CONFIG)),
     };

@@ -29,6 +29,70 @@ fn a_configuration_that_cannot_be_used_ends_the_process_with_78() {
     }
 }
 
+/// What a look at the file's form does not show: the agent would end at once, and so does each start.
+#[test]
+fn a_key_or_certificate_that_cannot_be_used_is_a_fault_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pem = |what: &str| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n");
+    let key = file("key.pem", &pem("PUBLIC KEY"));
+    let set = file("set.json", r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#);
+    let (chain, private) = (
+        file("chain.pem", &pem("CERTIFICATE")),
+        file("private.pem", &pem("PRIVATE KEY")),
+    );
+    let auth = |name: &'static str, path: &str| {
+        let issuer = (
+            "RENTAL_AGENT__HTTP__AUTH__ISSUER",
+            "https://s.test".to_owned(),
+        );
+        vec![issuer, (name, path.to_owned())]
+    };
+    for (keys, fault) in [
+        (
+            auth("RENTAL_AGENT__HTTP__AUTH__PUBLIC_KEY_FILE", &key),
+            "http.auth.public_key_file",
+        ),
+        (
+            auth("RENTAL_AGENT__HTTP__AUTH__JWKS_FILE", &set),
+            "http.auth.jwks_file",
+        ),
+        (
+            vec![
+                ("RENTAL_AGENT__HTTP__TLS__CERT_FILE", chain),
+                ("RENTAL_AGENT__HTTP__TLS__KEY_FILE", private),
+            ],
+            "http.tls",
+        ),
+    ] {
+        let mut env = vec![
+            ("AGENT_ID", "a"),
+            ("AGENT_TOKEN", CANARY),
+            ("API_SERVER_URL", "ws://127.0.0.1:9"),
+            ("DOCKER_HOST", "unix:///nonexistent/docker.sock"),
+        ];
+        env.extend(keys.iter().map(|(name, value)| (*name, value.as_str())));
+        for (arguments, code) in [
+            (&["run"][..], 78),
+            (&["config", "show"], 78),
+            (&["check"], 1),
+        ] {
+            let output = binary(arguments, &env);
+            assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains("1 fault") && said.contains(fault), "{said}");
+            assert!(said.contains("    -> "), "no remedy: {said}");
+        }
+    }
+}
+
 #[test]
 fn check_reports_faults_as_text_and_as_json_and_ends_with_1() {
     let broken = [("AGENT_TOKEN", CANARY), ("API_SERVER_URL", "ftp://x")];
