@@ -168,7 +168,7 @@ async fn run_agent(
             .map(|(name, value)| (name.to_owned(), value)),
     );
     let config = configured(overrides, env)?;
-    logging::init(&config.log)?;
+    let _flush = logging::init(&config.log)?;
     run::until_told_to_stop(config).await
 }
 
@@ -212,7 +212,7 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     let filter = "info".to_owned();
-    logging::init(&Log {
+    let _flush = logging::init(&Log {
         filter,
         json: false,
     })?;

@@ -6,7 +6,12 @@
     reason = "a test ends where its expectation does"
 )]
 
-use std::process::{Command, Output};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
 
 use rental_agent::config;
 use serde_json::Value;
@@ -91,6 +96,95 @@ fn a_key_or_certificate_that_cannot_be_used_is_a_fault_of_the_configuration() {
             assert!(said.contains("    -> "), "no remedy: {said}");
         }
     }
+}
+
+/// An agent without engine and server, once its control socket is there: then everything runs.
+fn lonely(id: &str, control: &Path, stderr: Stdio) -> Child {
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        .args(["--config", "/dev/null", "run"])
+        .env_clear()
+        .envs([
+            ("AGENT_ID", id),
+            ("AGENT_TOKEN", "t"),
+            ("API_SERVER_URL", "ws://127.0.0.1:9"),
+            ("DOCKER_HOST", "unix:///nonexistent/docker.sock"),
+            ("RENTAL_AGENT__HTTP__LISTEN", "off"),
+            ("RENTAL_AGENT__CONTROL__SOCKET", control.to_str().unwrap()),
+        ])
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    while !control.exists() && agent.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    agent
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing_and_is_whole_when_it_is_read() {
+    const ASKED: usize = 1500;
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let agent = lonely("not-read", &control, Stdio::piped());
+    // Each is a line of the log, and together they are more than a pipe holds.
+    for n in 0..ASKED {
+        let mut socket = UnixStream::connect(&control).unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        socket.set_read_timeout(Some(limit)).unwrap();
+        socket
+            .write_all(b"POST /drain HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{n}: {answer}");
+    }
+    let pid = rustix::process::Pid::from_child(&agent);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = agent.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.len() > 65_536, "it would have fitted into the pipe");
+    assert_eq!(log.matches("by the machine's owner").count(), ASKED);
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.contains("stopping; rentals go on") || last.contains("not all tasks"),
+        "{last}"
+    );
+}
+
+/// A field of the scheduler's for each thread of a process: its name and how nice it is.
+fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let read = |task: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
+        let nice = rest.split_whitespace().nth(16)?.parse().ok()?;
+        Some((name.to_owned(), nice))
+    };
+    tasks.filter_map(read).collect()
+}
+
+#[test]
+fn all_threads_of_the_agent_come_before_those_of_tenants_where_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let mut agent = lonely("comes-first", &control, Stdio::null());
+    let threads = threads(agent.id());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let able = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let able = u64::from_str_radix(able.unwrap().trim(), 16).unwrap();
+    // CAP_SYS_NICE.
+    let expected = match able & (1 << 23) {
+        0 => rustix::process::getpriority_process(None).unwrap(),
+        _ => -10,
+    };
+    assert!(threads.len() > 2, "{threads:?}");
+    assert!(
+        threads.iter().all(|(_, nice)| *nice == expected),
+        "{threads:?}"
+    );
 }
 
 #[test]
