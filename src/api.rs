@@ -31,7 +31,7 @@ mod terminate;
 mod tls;
 mod ws;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -43,9 +43,10 @@ use tokio_util::sync::CancellationToken;
 use self::{auth::Auth, listener::Listener, peer::Neighbours, surface::Surface, tls::Certificate};
 pub use self::{limits::Limits, problem::Problem};
 use crate::{
-    config::{Config, Control, Http},
+    config::{Config, Control, Fault, Http, HttpKey},
     driver::Inputs,
     ids::AgentId,
+    protocol::text::printable,
 };
 
 /// Changed files are looked for this often.
@@ -60,6 +61,47 @@ pub(crate) struct App {
     auth: Arc<Auth>,
     limits: Arc<Limits>,
     watchers: Arc<Semaphore>,
+}
+
+/// What is wrong with the keys and the certificate that the configuration names, where only who uses
+/// them can tell: that their files are there and may be what they should be has been seen before.
+/// Blocks for as long as the file system does.
+pub fn unusable(http: &Http) -> Vec<Fault> {
+    let fault = |key: &str, path: Option<&Path>, error: anyhow::Error, remedy: &str| Fault {
+        key: key.to_owned(),
+        value: path.map(|path| printable(&path.to_string_lossy(), 120)),
+        source: None,
+        reason: printable(&format!("{error:#}"), 500),
+        remedy: remedy.to_owned(),
+    };
+    let key = http.auth.as_ref().and_then(|auth| {
+        let (name, path, remedy) = match &auth.key {
+            HttpKey::Hs256(path) => (
+                "http.auth.hs256_secret_file",
+                path,
+                "put at least 32 random bytes into it",
+            ),
+            HttpKey::Public(path) => (
+                "http.auth.public_key_file",
+                path,
+                "name a PEM public key of Ed25519, P-256 or RSA of at least 2048 bits",
+            ),
+            HttpKey::Jwks(path) => (
+                "http.auth.jwks_file",
+                path,
+                "let it hold public keys of Ed25519, P-256 or RSA of at least 2048 bits, each with \
+                 its kid",
+            ),
+        };
+        let error = auth::check_key(&auth.key).err()?;
+        Some(fault(name, Some(path), error, remedy))
+    });
+    let certificate = http.tls.clone().and_then(|tls| {
+        let error = Certificate::read(tls).err()?;
+        let remedy = "name a certificate chain and its private key, both as PEM";
+        Some(fault("http.tls", None, error, remedy))
+    });
+    key.into_iter().chain(certificate).collect()
 }
 
 /// The surfaces, before they run.

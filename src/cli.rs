@@ -13,6 +13,7 @@ pub mod run;
 pub mod schema;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -21,7 +22,10 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::config::{Flag, Overrides};
+use crate::{
+    api,
+    config::{Config, ConfigError, Flag, Overrides},
+};
 
 /// Exit code of a configuration that cannot be used: EX_CONFIG of sysexits(3). A service manager
 /// need not try again.
@@ -218,6 +222,16 @@ impl Options {
             env_file: Some(std::path::absolute(".env").unwrap_or_else(|_| ".env".into())),
             settings: set.chain(named).collect(),
         }
+    }
+}
+
+/// The configuration, of which also what its files hold can be used.
+fn configured(overrides: &Overrides, env: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    let config = crate::config::load(overrides, env)?;
+    let faults = api::unusable(&config.http);
+    match faults.is_empty() {
+        true => Ok(config),
+        false => Err(ConfigError(faults)),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use rental_agent::clock;
+use rustix::process::{Pid, setpriority_process};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
@@ -51,11 +52,25 @@ pub(crate) async fn first_replies(mib: u64) -> Figure {
     for _ in 0..PULLS {
         connection.find("progress").await;
     }
+    come_first();
     let begin = Instant::now();
-    let before = waited_ms(world.agent_pid());
+    let waited = || [world.agent_pid(), std::process::id()].map(waited_ms);
+    let before = waited();
     let took = storm(connection).await;
     let lasted = begin.elapsed();
-    figure(&took, waited_ms(world.agent_pid()) - before, lasted)
+    let [agent, server] = waited();
+    figure(&took, [agent - before[0], server - before[1]], lasted)
+}
+
+/// This process stands for a server on another machine, which has processors of its own: it is given
+/// them before what the engine extracts, else its own waits would count as the agent's.
+fn come_first() {
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let id = task.file_name().to_str().and_then(|id| id.parse().ok());
+        let thread = id.and_then(Pid::from_raw);
+        // Where it may not, the note says how long it waited.
+        let _ = thread.map(|thread| setpriority_process(Some(thread), -15));
+    }
 }
 
 /// A session whose state has been sent.
@@ -125,7 +140,7 @@ fn waited_ms(pid: u32) -> f64 {
     waited.sum::<f64>() / 1e6
 }
 
-fn figure(took: &[f64], waited: f64, lasted: Duration) -> Figure {
+fn figure(took: &[f64], [agent, server]: [f64; 2], lasted: Duration) -> Figure {
     let rate = took.len() as f64 / lasted.as_secs_f64();
     let name = "command to first reply at 1000/s, 3 pulls, p99";
     let p99 = percentile(took, 0.99);
@@ -133,7 +148,8 @@ fn figure(took: &[f64], waited: f64, lasted: Duration) -> Figure {
     let p50 = percentile(took, 0.5);
     let n = took.len();
     figure.note = format!(
-        "p50 {p50:.2} ms, n = {n}, {rate:.0}/s; of {:.0} ms it waited {waited:.0} for a processor",
+        "p50 {p50:.2} ms, n = {n}, {rate:.0}/s; of {:.0} ms the agent waited {agent:.0} for a \
+         processor, the server {server:.0}",
         ms(lasted)
     );
     // Fewer would be another question than the one that was asked.

@@ -18,12 +18,12 @@ use hyper::{
     HeaderMap,
     header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use self::{
-    claims::{Claims, Wanted},
+    claims::{Claims, LEEWAY_S, Wanted},
     keyring::Keyring,
-    replay::{Replay, Used},
+    replay::{Replay, Used, issued_before},
     token::Refused,
 };
 use super::{
@@ -32,7 +32,7 @@ use super::{
     routes::{Kind, WRITE},
 };
 use crate::{
-    clock,
+    clock::{self, Now},
     config::{HttpAuth, HttpKey},
     ids::AgentId,
     protocol::{Error, ErrorCode, Instance},
@@ -48,6 +48,8 @@ pub(super) struct Caller {
     pub(super) surface: &'static str,
     pub(super) sub: String,
     pub(super) jti: String,
+    /// When what was let in ends: nobody asks longer than by a token that is good.
+    pub(super) until: Option<Instant>,
     /// Sees credentials.
     writes: bool,
 }
@@ -59,6 +61,7 @@ impl Caller {
             surface: "control",
             sub: "owner".to_owned(),
             jti: uuid::Uuid::new_v4().to_string(),
+            until: None,
             writes: true,
         }
     }
@@ -69,6 +72,7 @@ impl Caller {
             surface: "http",
             sub: sub.to_owned(),
             jti: jti.to_owned(),
+            until: None,
             writes: true,
         }
     }
@@ -81,11 +85,18 @@ impl Caller {
     }
 }
 
+/// Whether tokens can be checked with this key.
+pub(super) fn check_key(key: &HttpKey) -> anyhow::Result<()> {
+    Keyring::read(key).map(drop)
+}
+
 /// What tokens are checked with.
 pub(super) struct Auth {
     /// Unset: nobody is let in.
     checks: Option<Checks>,
     replay: Mutex<Replay>,
+    /// When this process began to take tokens, by the boot-time clock.
+    began: Duration,
 }
 
 struct Checks {
@@ -108,24 +119,23 @@ impl Auth {
         Ok(Self {
             checks,
             replay: Mutex::new(Replay::new(remembered)),
+            began: clock::now().boot,
         })
     }
 
     /// Takes what the key's file holds now, if that has changed and can be used.
     pub(super) fn refresh(&self) {
-        let Some(checks) = self.checks.as_ref().filter(|checks| checks.files.changed()) else {
-            return;
-        };
-        match Keyring::read(&checks.source) {
-            Ok(keys) => {
-                checks.keys.send_replace(Arc::new(keys));
-                tracing::info!("the HTTP surface has new keys");
-            }
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "the HTTP surface keeps its old keys"
-            ),
+        let Some(checks) = &self.checks else { return };
+        let read = || Keyring::read(&checks.source);
+        if let Some(keys) = checks.files.read_changed("keys", read) {
+            checks.keys.send_replace(Arc::new(keys));
         }
+    }
+
+    /// The start moves with the host's clock when that is set, as the issuer's times do.
+    fn issued_before_us(&self, claims: &Claims, now: Now) -> Option<f64> {
+        let up_s = now.boot.saturating_sub(self.began).as_secs_f64();
+        issued_before(claims.iat?, seconds(now.wall.as_millis()), up_s)
     }
 
     fn use_up(&self, claims: &Claims, now_s: f64) -> Used {
@@ -137,10 +147,11 @@ impl Auth {
 
 impl Checks {
     fn read(config: HttpAuth, agent: AgentId) -> anyhow::Result<Self> {
-        let keys = Keyring::read(&config.key).context("http.auth")?;
         let (HttpKey::Hs256(path) | HttpKey::Public(path) | HttpKey::Jwks(path)) = &config.key;
+        let files = Files::new(vec![path.clone()]);
+        let keys = Keyring::read(&config.key).context("http.auth")?;
         Ok(Self {
-            files: Files::new(vec![path.clone()]),
+            files,
             wanted: Wanted {
                 issuer: config.issuer,
                 audience: agent.to_string(),
@@ -163,7 +174,8 @@ pub(super) fn admit(
     let Some(checks) = &auth.checks else {
         return Err(Problem::auth_not_configured());
     };
-    let now_s = seconds(clock::now().wall.as_millis());
+    let now = clock::now();
+    let now_s = seconds(now.wall.as_millis());
     let keys = Arc::clone(&checks.keys.borrow());
     let claims = bearer(headers, websocket)
         .and_then(|token| token::check(&token, &keys, &checks.wanted, now_s));
@@ -184,6 +196,9 @@ pub(super) fn admit(
         return Err(Problem::scope());
     }
     if changes {
+        if let Some(earlier_s) = auth.issued_before_us(&claims, now) {
+            return Err(refuse(&Refused::Earlier(earlier_s)));
+        }
         match auth.use_up(&claims, now_s) {
             Used::First => {}
             Used::Again => return Err(refuse(&Refused::Replayed)),
@@ -193,8 +208,10 @@ pub(super) fn admit(
             }
         }
     }
+    let left_s = claims.exp + LEEWAY_S - now_s;
     Ok(Caller {
         surface: "http",
+        until: Some(Instant::now() + Duration::try_from_secs_f64(left_s).unwrap_or_default()),
         writes: claims.scopes.contains(WRITE),
         sub: claims.sub,
         jti: claims.jti.unwrap_or_default(),

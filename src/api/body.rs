@@ -30,7 +30,7 @@ pub(super) async fn object(
         return Err(Problem::too_large(most));
     }
     let collected = timeout(limits.send, Limited::new(body, most).collect()).await;
-    let bytes = match collected.map_err(|_| Problem::too_slow())? {
+    let bytes = match collected.map_err(|_| Problem::too_slow(limits.send))? {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             return Err(Problem::too_large(most));

@@ -2,7 +2,7 @@
 
 use axum::{
     Extension,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::Response,
 };
 use hyper::StatusCode;
@@ -31,9 +31,10 @@ pub(super) async fn instances(
 pub(super) async fn instance(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let id: Option<InstanceId> = id.parse().ok();
+    // What is no text is no id either.
+    let id: Option<InstanceId> = id.ok().and_then(|Path(id)| id.parse().ok());
     let record = id.and_then(|id| find(&app.surface.snapshot(), &id));
     let none = || Problem::from(Error::new(ErrorCode::NotFound, "there is no such rental"));
     let record = record.ok_or_else(none)?;

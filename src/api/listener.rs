@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Limits, control,
     patience::Patient,
-    peer::{Neighbours, Peer, is_allowed},
+    peer::{Neighbours, Peer, TurnedAway, is_allowed},
     tls::Certificate,
     ws::Slot,
 };
+use crate::clock;
 
 /// After a failed accept (no file descriptors left) the next one is tried after so long.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub(super) enum Listener {
         allowed: Option<Vec<IpNet>>,
         neighbours: Neighbours,
         certificate: Option<Arc<Certificate>>,
+        strangers: TurnedAway,
+        rentals: TurnedAway,
     },
     Unix(UnixListener),
 }
@@ -64,6 +67,8 @@ impl Listener {
             allowed,
             neighbours,
             certificate,
+            strangers: TurnedAway::default(),
+            rentals: TurnedAway::default(),
         }
     }
 
@@ -72,23 +77,30 @@ impl Listener {
     }
 
     /// Serves until cancelled.
-    pub(super) async fn run(self, router: Router, limits: &Arc<Limits>, token: &CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        router: Router,
+        limits: &Arc<Limits>,
+        token: &CancellationToken,
+    ) {
         let places = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
             let next = async {
-                // The place first: who finds none waits in the kernel's queue and costs nothing.
+                // Only who may ask takes a place. One waits for it here, the others in the kernel's
+                // queue, where they cost nothing.
+                let accepted = self.accept().await?;
                 let place = Arc::clone(&places).acquire_owned().await;
-                (place, self.accept().await)
+                Ok((place.map_err(io::Error::other)?, accepted))
             };
-            let Some((Ok(place), accepted)) = token.run_until_cancelled(next).await else {
+            let Some(next) = token.run_until_cancelled(next).await else {
                 break;
             };
-            let (accepted, peer) = match accepted {
-                Ok(Some(accepted)) => accepted,
-                Ok(None) => continue,
+            let (place, (accepted, peer)) = match next {
+                Ok(next) => next,
                 Err(error) => {
+                    let error: io::Error = error;
                     tracing::debug!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
@@ -105,24 +117,43 @@ impl Listener {
         let _ = timeout(GOODBYE, end).await;
     }
 
-    /// The next connection of somebody who may have one.
-    async fn accept(&self) -> io::Result<Option<(Accepted, Peer)>> {
+    /// The next connection of somebody who may have one; others are closed without a word.
+    async fn accept(&mut self) -> io::Result<(Accepted, Peer)> {
+        loop {
+            if let Some(accepted) = self.accept_any().await? {
+                return Ok(accepted);
+            }
+        }
+    }
+
+    /// The next connection, if it is of somebody who may have one.
+    async fn accept_any(&mut self) -> io::Result<Option<(Accepted, Peer)>> {
         match self {
             Self::Tcp {
                 socket,
                 allowed,
                 neighbours,
                 certificate,
+                strangers,
+                rentals,
             } => {
                 let (stream, address) = socket.accept().await?;
                 let address: IpAddr = address.ip();
-                if neighbours.has(address) {
-                    tracing::warn!(%address, "a rental has tried to reach the agent");
+                if !is_allowed(allowed.as_deref(), address) {
+                    if let Some(times) = strangers.one_more(clock::now().boot) {
+                        tracing::info!(%address, times,
+                            "turned away: http.allowed_ips does not have the address");
+                    }
                     return Ok(None);
                 }
-                let allowed = is_allowed(allowed.as_deref(), address);
+                if neighbours.has(address) {
+                    if let Some(times) = rentals.one_more(clock::now().boot) {
+                        tracing::warn!(%address, times, "a rental has tried to reach the agent");
+                    }
+                    return Ok(None);
+                }
                 let accepted = Accepted::Tcp(stream, certificate.clone());
-                Ok(Some((accepted, Peer::Network { allowed })))
+                Ok(Some((accepted, Peer::Network)))
             }
             Self::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -35,7 +35,8 @@ pub fn document() -> Value {
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
                     "description": "iss, aud (the agent's id), sub, exp and scope are required; jti \
-                        too for what changes something, and it is taken once.",
+                        too for what changes something, and it is taken once. With iat that holds \
+                        across a restart of the agent, too: a token from before is refused then.",
                 },
             },
             "schemas": schemas(),
@@ -62,7 +63,8 @@ fn paths() -> Value {
         ) },
         "/ws": { "get": operation(
             "watch", "A WebSocket: `instance` frames of all rentals, `synced`, then `instance` and \
-                `progress` as they happen, as on the session.", Some("events:read"),
+                `progress` as they happen, as on the session. It is closed with 4401 when the token \
+                has expired.", Some("events:read"),
             json!({ "parameters": [{
                 "name": "Sec-WebSocket-Protocol", "in": "header", "required": false,
                 "description": "`bearer.` and the token, where no other header can be sent.",
@@ -161,7 +163,7 @@ fn terminate() -> Value {
 fn changes() -> Vec<(String, Value)> {
     vec![
         problem("400", "The request is not what it has to be."),
-        problem("408", "The body did not come in time."),
+        problem("408", "The body did not come in time; nothing was done."),
         problem("409", "It cannot be done here as things are."),
         problem("413", "The body is too large."),
         problem("415", "The body is no JSON."),
@@ -181,12 +183,9 @@ fn operation(
     let mut add = |(status, answer): (String, Value)| {
         answers.entry(status).or_insert(answer);
     };
-    add(problem(
-        "403",
-        "This address, or this token, may not do this.",
-    ));
     if scope.is_some() {
         add(problem("401", "No good token, or one that was used."));
+        add(problem("403", "The token has not the scope."));
         add(problem(
             "503",
             "Not now, or the host has no key to check tokens with.",
@@ -211,7 +210,21 @@ fn ok(description: &str, schema: &str) -> (String, Value) {
 }
 
 fn problem(status: &str, description: &str) -> (String, Value) {
-    let answer = answer(description, "application/problem+json", "Problem");
+    let mut answer = answer(description, "application/problem+json", "Problem");
+    let headers: &[(&str, &str)] = match status {
+        "401" => &[("WWW-Authenticate", "Bearer")],
+        "426" => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+        _ => &[],
+    };
+    if let Some(answer) = answer.as_object_mut().filter(|_| !headers.is_empty()) {
+        let header = |(name, value): &(&str, &str)| {
+            let header =
+                json!({ "required": true, "schema": { "type": "string", "const": value } });
+            ((*name).to_owned(), header)
+        };
+        let headers = headers.iter().map(header).collect();
+        answer.insert("headers".into(), Value::Object(headers));
+    }
     (status.to_owned(), answer)
 }
 

@@ -3,17 +3,38 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::clock::Seldom;
+
 /// Where a request comes from.
 #[derive(Debug, Clone)]
 pub(super) enum Peer {
-    /// Over TCP, and whether `http.allowed_ips` has it.
-    Network { allowed: bool },
+    /// Over TCP, from an address that may ask.
+    Network,
     /// The machine's owner.
     Owner,
+}
+
+/// Connections that are turned away before anything is read of them. They are said at once, and then
+/// at most once a minute: who knocks all the time does not fill the log.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway {
+    seldom: Seldom,
+    unsaid: u64,
+}
+
+impl TurnedAway {
+    /// One more, at this time of the boot-time clock; how many there were since they were last said,
+    /// when it is time to say so.
+    pub(super) fn one_more(&mut self, boot: Duration) -> Option<u64> {
+        self.unsaid = self.unsaid.saturating_add(1);
+        let say = self.seldom.goes_on(boot);
+        say.then(|| std::mem::take(&mut self.unsaid))
+    }
 }
 
 /// The rentals' own networks: what the host listens on can be reached from there.
@@ -93,6 +114,15 @@ mod tests {
         assert!(neighbours.has("172.30.0.9".parse().unwrap()));
         assert!(neighbours.has("::ffff:172.30.0.9".parse().unwrap()));
         assert!(!neighbours.has("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn who_is_turned_away_all_the_time_is_said_once_a_minute_with_how_often() {
+        let mut rentals = TurnedAway::default();
+        let said: Vec<_> = (0..=1200)
+            .filter_map(|tenth| rentals.one_more(Duration::from_millis(tenth * 100)))
+            .collect();
+        assert_eq!(said, [1, 600, 600]);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! What a client is told when something is not as it wished: RFC 9457, from this one place.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use hyper::{
     StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+    header::{
+        CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_VERSION,
+        UPGRADE, WWW_AUTHENTICATE,
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -46,7 +51,7 @@ pub enum Code {
 pub enum HttpCode {
     /// No token, a bad one, or one that was used.
     Unauthenticated,
-    /// A token without the scope, or an address that is not allowed.
+    /// A token without the scope.
     Forbidden,
     /// The host has no key to check tokens with.
     AuthNotConfigured,
@@ -79,9 +84,9 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, code, detail, Retry::Never)
     }
 
-    pub(super) fn address() -> Self {
+    pub(super) fn not_the_owner() -> Self {
         let code = Code::Http(HttpCode::Forbidden);
-        let detail = "this address may not ask here";
+        let detail = "only the machine's owner may ask this";
         Self::new(StatusCode::FORBIDDEN, code, detail, Retry::Never)
     }
 
@@ -98,9 +103,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail, Retry::Never)
     }
 
-    pub(super) fn too_slow() -> Self {
+    pub(super) fn too_slow(limit: Duration) -> Self {
         let code = Code::Wire(ErrorCode::DeadlineExceeded);
-        let detail = "the body did not come in time";
+        let detail = format!(
+            "the whole body did not come within {} s; nothing was done",
+            limit.as_secs_f64()
+        );
         Self::new(StatusCode::REQUEST_TIMEOUT, code, detail, Retry::Here)
     }
 
@@ -124,7 +132,8 @@ impl Problem {
 
     pub(super) fn no_websocket() -> Self {
         let code = Code::Wire(ErrorCode::InvalidSpec);
-        let detail = "this path is a WebSocket (RFC 6455, version 13)";
+        let detail = "this path is a WebSocket: ask with Connection: Upgrade, Upgrade: websocket, \
+                      Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key (RFC 6455)";
         let status = StatusCode::UPGRADE_REQUIRED;
         Self::new(status, code, detail, Retry::Never)
     }
@@ -194,8 +203,17 @@ impl IntoResponse for Problem {
         let mut response = (status, [(CONTENT_TYPE, json)], text).into_response();
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // What goes with a status is the same wherever it comes from.
+        let mut add =
+            |name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            add(WWW_AUTHENTICATE, "Bearer");
+        } else if status == StatusCode::REQUEST_TIMEOUT {
+            add(CONNECTION, "close");
+        } else if status == StatusCode::UPGRADE_REQUIRED {
+            add(CONNECTION, "upgrade");
+            add(UPGRADE, "websocket");
+            add(SEC_WEBSOCKET_VERSION, "13");
         }
         response
     }

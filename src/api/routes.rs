@@ -46,9 +46,7 @@ pub(super) fn guarded(app: App) -> Router {
         .route("/ready", get(status::ready))
         .route("/openapi.json", get(status::contract))
         .merge(behind_token);
-    shaped(router)
-        .layer(from_fn(from_allowed_address))
-        .with_state(app)
+    shaped(router).with_state(app)
 }
 
 /// For the machine's owner, who needs no token and may do more.
@@ -81,20 +79,13 @@ fn shaped(router: Router<App>) -> Router<App> {
         .method_not_allowed_fallback(async || Problem::method())
 }
 
-async fn from_allowed_address(request: Request, next: Next) -> Response {
-    match request.extensions().get::<Peer>() {
-        Some(Peer::Network { allowed: true } | Peer::Owner) => next.run(request).await,
-        Some(Peer::Network { allowed: false }) | None => Problem::address().into_response(),
-    }
-}
-
 async fn as_owner(mut request: Request, next: Next) -> Response {
     match request.extensions().get::<Peer>() {
         Some(Peer::Owner) => {
             request.extensions_mut().insert(Caller::owner());
             next.run(request).await
         }
-        Some(Peer::Network { .. }) | None => Problem::address().into_response(),
+        Some(Peer::Network) | None => Problem::not_the_owner().into_response(),
     }
 }
 

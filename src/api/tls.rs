@@ -41,18 +41,9 @@ impl Certificate {
 
     /// Takes what the files hold now, if that has changed and can be used.
     pub(super) fn refresh(&self) {
-        if !self.files.changed() {
-            return;
-        }
-        match read(&self.paths) {
-            Ok(config) => {
-                self.current.send_replace(config);
-                tracing::info!("the HTTP surface has a new certificate");
-            }
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "the HTTP surface keeps its old certificate"
-            ),
+        let found = self.files.read_changed("certificate", || read(&self.paths));
+        if let Some(config) = found {
+            self.current.send_replace(config);
         }
     }
 }

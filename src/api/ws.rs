@@ -1,7 +1,10 @@
 //! `GET /ws`: the whole state, then each change of a rental as it happens. Nothing is read of what a
-//! client says but that it lives. One that does not keep up is closed and comes back for the state.
+//! client says but that it lives. One that does not keep up is closed and comes back for the state;
+//! so is one whose token has expired (4401).
 
 use std::{
+    future::pending,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,7 +26,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
-    time::{Instant, interval, timeout},
+    time::{Instant, interval, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -46,6 +49,8 @@ use crate::{
     },
 };
 
+/// As the session's close of a bad token.
+const TOKEN_EXPIRED: u16 = 4401;
 /// Clients have nothing to say.
 const MAX_HEARD_BYTES: usize = 4096;
 /// From the answer to the open socket.
@@ -67,6 +72,8 @@ impl Slot {
     }
 }
 
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
 /// A client that watches.
 pub(super) struct Watching {
     upgrade: OnUpgrade,
@@ -78,6 +85,7 @@ pub(super) struct Watching {
 /// What woke a watching up.
 enum Woken {
     Stop,
+    Expired,
     Event(Option<Event>),
     Heard(bool),
     Ping,
@@ -89,12 +97,7 @@ pub(super) async fn watch(
     Extension(slot): Extension<Slot>,
     mut request: Request,
 ) -> Result<Response, Problem> {
-    let Some(key) = key(request.headers()) else {
-        let mut response = Problem::no_websocket().into_response();
-        let websocket = HeaderValue::from_static("websocket");
-        response.headers_mut().insert(UPGRADE, websocket);
-        return Ok(response);
-    };
+    let key = key(request.headers()).ok_or_else(Problem::no_websocket)?;
     let accept = derive_accept_key(&key);
     let protocol = protocol(request.headers());
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -162,26 +165,26 @@ impl Watching {
         let Ok(Ok(upgraded)) = timeout(UPGRADE_WITHIN, upgrade).await else {
             return;
         };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_HEARD_BYTES))
-            .max_frame_size(Some(MAX_HEARD_BYTES))
-            .read_buffer_size(MAX_HEARD_BYTES)
-            .max_write_buffer_size(2 * MAX_MESSAGE_BYTES);
-        let io = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        let mut socket = socket(upgraded).await;
         let mut pings = interval(limits.ping);
         let mut heard = Instant::now();
+        let mut expired = pin!(expiry(caller.until));
         let (code, reason) = loop {
             let woken = tokio::select! {
                 // The end first; then events, since a client that only talks must not delay them.
                 biased;
                 () = token.cancelled() => Woken::Stop,
+                () = &mut expired => Woken::Expired,
                 event = events.recv() => Woken::Event(event),
                 frame = socket.next() => Woken::Heard(matches!(frame, Some(Ok(_)))),
                 _ = pings.tick() => Woken::Ping,
             };
             let told = match woken {
                 Woken::Stop => break (CloseCode::Away, "the agent ends"),
+                Woken::Expired => {
+                    let reason = "the token has expired; come back with a new one";
+                    break (CloseCode::Library(TOKEN_EXPIRED), reason);
+                }
                 Woken::Event(None) => {
                     break (CloseCode::Again, "too slow; come back for the state");
                 }
@@ -211,13 +214,26 @@ impl Watching {
     }
 }
 
+async fn socket(upgraded: Upgraded) -> Socket {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_HEARD_BYTES))
+        .max_frame_size(Some(MAX_HEARD_BYTES))
+        .read_buffer_size(MAX_HEARD_BYTES)
+        .max_write_buffer_size(2 * MAX_MESSAGE_BYTES);
+    let io = TokioIo::new(upgraded);
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}
+
+/// When the token is good no more; never for who needs none.
+async fn expiry(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => pending().await,
+    }
+}
+
 /// Writes what an event says; `false` when the client has not taken it in time.
-async fn tell(
-    socket: &mut WebSocketStream<TokioIo<Upgraded>>,
-    event: Event,
-    caller: &Caller,
-    limits: &Limits,
-) -> bool {
+async fn tell(socket: &mut Socket, event: Event, caller: &Caller, limits: &Limits) -> bool {
     let record = |record: InstanceMessage| {
         Message::Instance(InstanceMessage {
             instance: caller.may_see(record.instance),

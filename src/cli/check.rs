@@ -9,8 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{complain, print, run::runtime};
-use crate::config::{self, Config, ConfigError, Fault, Overrides};
+use super::{complain, configured, print, run::runtime};
+use crate::config::{Config, ConfigError, Fault, Overrides};
 
 /// A little more than the session gives a dial, so that its own words about a timeout are heard.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ enum Status {
 
 /// Checks, prints what was found, ends with 0 when all is well and with 1 when not.
 pub fn run(args: &CheckArgs, overrides: &Overrides, env: BTreeMap<String, String>) -> ExitCode {
-    let report = match config::load(overrides, env) {
+    let report = match configured(overrides, env) {
         Err(error) => without_config(error),
         Ok(config) => match runtime() {
             Ok(runtime) => {
@@ -171,6 +171,7 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
+    use crate::config;
 
     fn config() -> Config {
         let set = [

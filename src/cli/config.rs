@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{EXIT_CONFIG, complain, print};
+use super::{EXIT_CONFIG, complain, configured, print};
 use crate::{
     config::{self, ConfigError, Entry, Overrides, Shown},
     protocol::text::printable,
@@ -31,7 +31,13 @@ enum ConfigCommand {
 /// Prints what is in force; ends with 78 when the agent would not start with it.
 pub fn run(args: &ConfigArgs, overrides: &Overrides, env: &BTreeMap<String, String>) -> ExitCode {
     let ConfigCommand::Show { json } = args.command;
-    let shown = config::show(overrides, env);
+    let mut shown = config::show(overrides, env);
+    if shown.ok
+        && let Err(ConfigError(faults)) = configured(overrides, env.clone())
+    {
+        shown.ok = false;
+        shown.faults = faults;
+    }
     let printed = match json {
         // Strings, numbers and lists only, which can always be written.
         true => print(&serde_json::to_string_pretty(&shown).unwrap_or_default()),

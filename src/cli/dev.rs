@@ -20,9 +20,9 @@ use anyhow::{Context, bail};
 use clap::{Arg, Args, Command, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_CONFIG, complain, logging, print, run};
+use super::{EXIT_CONFIG, complain, configured, logging, print, run};
 use crate::{
-    config::{self, ConfigError, Log, Overrides},
+    config::{ConfigError, Log, Overrides},
     dev::{Options, Server, Signer},
     ids::AgentId,
     protocol::text::chain,
@@ -167,8 +167,8 @@ async fn run_agent(
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value)),
     );
-    let config = config::load(overrides, env)?;
-    logging::init(&config.log)?;
+    let config = configured(overrides, env)?;
+    let _flush = logging::init(&config.log)?;
     run::until_told_to_stop(config).await
 }
 
@@ -212,7 +212,7 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     let filter = "info".to_owned();
-    logging::init(&Log {
+    let _flush = logging::init(&Log {
         filter,
         json: false,
     })?;

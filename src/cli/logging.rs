@@ -1,9 +1,15 @@
 //! The agent's own log: to standard error, as text or JSON lines.
 //!
+//! Whoever reads it may stand still (a pipe that is full, a disk that is busy), and nothing of the agent
+//! waits for that: lines go into a queue of limited size, which a thread of its own writes down. What
+//! does not fit is dropped and counted.
+//!
 //! What the libraries log below INFO is never let through, whatever the filter says: at DEBUG and
 //! TRACE they print request bodies and headers, and with them tokens and tenants' variables.
 
-use std::io::IsTerminal;
+mod queue;
+
+use std::io::{self, IsTerminal};
 
 use anyhow::Context;
 use tracing::{Level, Metadata, level_filters::LevelFilter};
@@ -12,15 +18,21 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use self::queue::Flush;
+use self::queue::Queue;
 use crate::config::Log;
 
-/// Begins to log. Once per process.
-pub fn init(log: &Log) -> anyhow::Result<()> {
-    let colours = std::io::stderr().is_terminal();
+/// Begins to log. Once per process. What is returned is kept until the end: it waits then, not for long,
+/// until all is written.
+pub fn init(log: &Log) -> anyhow::Result<Flush> {
+    let colours = io::stderr().is_terminal();
+    let queue = Queue::start(io::stderr()).context("a thread for the log")?;
+    let flush = Flush::of(&queue);
     tracing_subscriber::registry()
-        .with(layer(log, std::io::stderr, colours)?)
+        .with(layer(log, move || queue.clone(), colours)?)
         .try_init()
-        .context("logging has been set up before")
+        .context("logging has been set up before")?;
+    Ok(flush)
 }
 
 fn layer<S, W>(log: &Log, writer: W, colours: bool) -> anyhow::Result<impl Layer<S>>
@@ -54,10 +66,7 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, process::ExitCode, thread, time::Duration};
 
+use rustix::process::setpriority_process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_CONFIG, complain, logging};
+use super::{EXIT_CONFIG, complain, configured, logging};
 use crate::{
     agent,
-    config::{self, Config, Overrides},
+    config::{Config, Overrides},
 };
 
 /// The agent waits for others nearly all the time: more threads than these only cost memory on the
@@ -19,22 +20,35 @@ const MAX_WORKERS: usize = 4;
 /// keep the process.
 pub(super) const BLOCKING_GRACE: Duration = Duration::from_millis(500);
 
+/// As nice(1) counts: the agent comes before the tenants whose host it looks after. It needs little, and
+/// a terminate must not wait for a rental that takes all processors.
+const NICE: i32 = -10;
+
 /// Runs the agent until it is told to end.
 pub fn run(overrides: &Overrides, env: BTreeMap<String, String>) -> ExitCode {
-    let config = match config::load(overrides, env) {
+    let config = match configured(overrides, env) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), ExitCode::from(EXIT_CONFIG)),
     };
-    if let Err(error) = logging::init(&config.log) {
+    let _flush = match logging::init(&config.log) {
+        Ok(flush) => flush,
         // Alternate: the whole chain of causes in one line.
-        return complain(&format!("{error:#}"), ExitCode::FAILURE);
-    }
+        Err(error) => return complain(&format!("{error:#}"), ExitCode::FAILURE),
+    };
+    come_first();
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the agent has failed");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// For the threads that are made from now on, too, which is why it comes before all of them.
+fn come_first() {
+    if let Err(error) = setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the agent runs with the priority of everybody else");
     }
 }
 

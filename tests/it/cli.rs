@@ -6,7 +6,12 @@
     reason = "a test ends where its expectation does"
 )]
 
-use std::process::{Command, Output};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
 
 use rental_agent::config;
 use serde_json::Value;
@@ -27,6 +32,159 @@ fn a_configuration_that_cannot_be_used_ends_the_process_with_78() {
         );
         assert!(!errors.contains(CANARY), "{errors}");
     }
+}
+
+/// What a look at the file's form does not show: the agent would end at once, and so does each start.
+#[test]
+fn a_key_or_certificate_that_cannot_be_used_is_a_fault_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pem = |what: &str| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n");
+    let key = file("key.pem", &pem("PUBLIC KEY"));
+    let set = file("set.json", r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#);
+    let (chain, private) = (
+        file("chain.pem", &pem("CERTIFICATE")),
+        file("private.pem", &pem("PRIVATE KEY")),
+    );
+    let auth = |name: &'static str, path: &str| {
+        let issuer = (
+            "RENTAL_AGENT__HTTP__AUTH__ISSUER",
+            "https://s.test".to_owned(),
+        );
+        vec![issuer, (name, path.to_owned())]
+    };
+    for (keys, fault) in [
+        (
+            auth("RENTAL_AGENT__HTTP__AUTH__PUBLIC_KEY_FILE", &key),
+            "http.auth.public_key_file",
+        ),
+        (
+            auth("RENTAL_AGENT__HTTP__AUTH__JWKS_FILE", &set),
+            "http.auth.jwks_file",
+        ),
+        (
+            vec![
+                ("RENTAL_AGENT__HTTP__TLS__CERT_FILE", chain),
+                ("RENTAL_AGENT__HTTP__TLS__KEY_FILE", private),
+            ],
+            "http.tls",
+        ),
+    ] {
+        let mut env = vec![
+            ("AGENT_ID", "a"),
+            ("AGENT_TOKEN", CANARY),
+            ("API_SERVER_URL", "ws://127.0.0.1:9"),
+            ("DOCKER_HOST", "unix:///nonexistent/docker.sock"),
+        ];
+        env.extend(keys.iter().map(|(name, value)| (*name, value.as_str())));
+        for (arguments, code) in [
+            (&["run"][..], 78),
+            (&["config", "show"], 78),
+            (&["check"], 1),
+        ] {
+            let output = binary(arguments, &env);
+            assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains("1 fault") && said.contains(fault), "{said}");
+            assert!(said.contains("    -> "), "no remedy: {said}");
+        }
+    }
+}
+
+/// An agent without engine and server, once its control socket is there: then everything runs.
+fn lonely(id: &str, control: &Path, stderr: Stdio) -> Child {
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_rental-agent"))
+        .args(["--config", "/dev/null", "run"])
+        .env_clear()
+        .envs([
+            ("AGENT_ID", id),
+            ("AGENT_TOKEN", "t"),
+            ("API_SERVER_URL", "ws://127.0.0.1:9"),
+            ("DOCKER_HOST", "unix:///nonexistent/docker.sock"),
+            ("RENTAL_AGENT__HTTP__LISTEN", "off"),
+            ("RENTAL_AGENT__CONTROL__SOCKET", control.to_str().unwrap()),
+        ])
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    while !control.exists() && agent.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    agent
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing_and_is_whole_when_it_is_read() {
+    const ASKED: usize = 1500;
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let agent = lonely("not-read", &control, Stdio::piped());
+    // Each is a line of the log, and together they are more than a pipe holds.
+    for n in 0..ASKED {
+        let mut socket = UnixStream::connect(&control).unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        socket.set_read_timeout(Some(limit)).unwrap();
+        socket
+            .write_all(b"POST /drain HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{n}: {answer}");
+    }
+    let pid = rustix::process::Pid::from_child(&agent);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = agent.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.len() > 65_536, "it would have fitted into the pipe");
+    assert_eq!(log.matches("by the machine's owner").count(), ASKED);
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.contains("stopping; rentals go on") || last.contains("not all tasks"),
+        "{last}"
+    );
+}
+
+/// A field of the scheduler's for each thread of a process: its name and how nice it is.
+fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let read = |task: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
+        let nice = rest.split_whitespace().nth(16)?.parse().ok()?;
+        Some((name.to_owned(), nice))
+    };
+    tasks.filter_map(read).collect()
+}
+
+#[test]
+fn all_threads_of_the_agent_come_before_those_of_tenants_where_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let mut agent = lonely("comes-first", &control, Stdio::null());
+    let threads = threads(agent.id());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let able = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let able = u64::from_str_radix(able.unwrap().trim(), 16).unwrap();
+    // CAP_SYS_NICE.
+    let expected = match able & (1 << 23) {
+        0 => rustix::process::getpriority_process(None).unwrap(),
+        _ => -10,
+    };
+    assert!(threads.len() > 2, "{threads:?}");
+    assert!(
+        threads.iter().all(|(_, nice)| *nice == expected),
+        "{threads:?}"
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod frames;
 mod jwt;
 mod limits;
 mod logs;
+mod outage;
 mod proxies;
 mod rig;
 mod signed;

@@ -1,7 +1,8 @@
 """The files under schemas/, read by an implementation that shares no line with the agent's.
 
 Every schema is one of draft 2020-12, accepts its examples, and refuses them once they are spoilt;
-the example configuration is one of its schema; what asyncapi.json names is there.
+the example configuration is one of its schema; what asyncapi.json names is there. With the path of
+AsyncAPI's own schema as its argument: asyncapi.json is one of it, and is none once it is spoilt.
 """
 
 import copy
@@ -10,7 +11,7 @@ import pathlib
 import sys
 import tomllib
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "schemas"
@@ -80,6 +81,18 @@ def check_references(document, at, faults):
             check_references(inner, f"{at}/{index}", faults)
 
 
+def check_asyncapi(schema, faults):
+    validator = Draft7Validator(load(pathlib.Path(schema)))
+    document = load(SCHEMAS / "asyncapi.json")
+    for error in validator.iter_errors(document):
+        faults.append(f"asyncapi.json: {error.json_path}: {error.message:.200}")
+    for section in ("info", "channels", "operations", "components"):
+        changed = copy.deepcopy(document)
+        changed[section] = {"spoilt": 1}
+        if validator.is_valid(changed):
+            faults.append(f"asyncapi.json: accepted with a spoilt {section}")
+
+
 def main():
     faults, validators = [], {}
     for path in sorted(SCHEMAS.rglob("*.json")):
@@ -92,6 +105,8 @@ def main():
     examples = check_examples(validators, faults)
     check_config(validators["config"], faults)
     check_references(load(SCHEMAS / "asyncapi.json"), "", faults)
+    for schema in sys.argv[1:]:
+        check_asyncapi(schema, faults)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"{len(validators)} schemas, {examples} of them with examples: {len(faults)} faults")

@@ -85,7 +85,10 @@ impl Peer {
 
     /// The next connection, and nothing more.
     pub async fn tcp(&self) -> TcpStream {
-        soon(self.listener.accept()).await.unwrap().0
+        let stream = soon(self.listener.accept()).await.unwrap().0;
+        // As servers of WebSockets do: a small frame does not wait for the answer to the one before.
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     /// Whether somebody dials within `limit`.

@@ -25,8 +25,9 @@ pub(super) struct Wanted {
 pub(super) struct Claims {
     pub(super) sub: String,
     pub(super) jti: Option<String>,
-    /// Seconds since 1970.
+    /// Seconds since 1970, as all times here.
     pub(super) exp: f64,
+    pub(super) iat: Option<f64>,
     pub(super) scopes: Scopes,
 }
 
@@ -50,16 +51,17 @@ pub(super) fn check(
     if exp > now_s + wanted.max_age.as_secs_f64() + LEEWAY_S {
         return Err(Refused::TooLong(exp - now_s));
     }
-    for early in ["nbf", "iat"] {
-        if let Some(at) = seconds(claims, early)?.filter(|at| *at > now_s + LEEWAY_S) {
-            return Err(Refused::NotYet(at - now_s));
-        }
+    let (nbf, iat) = (seconds(claims, "nbf")?, seconds(claims, "iat")?);
+    let early = [nbf, iat].into_iter().flatten();
+    if let Some(at) = early.into_iter().find(|at| *at > now_s + LEEWAY_S) {
+        return Err(Refused::NotYet(at - now_s));
     }
     let scopes = text(claims, "scope")?;
     Ok(Claims {
         sub,
         jti: name(claims, "jti")?,
         exp,
+        iat,
         scopes: scopes.split(' ').map(str::to_owned).collect(),
     })
 }

@@ -1,5 +1,6 @@
 //! Tokens that were used: each is remembered until it expires, and never more than there is room for.
-//! Decides without a clock.
+//! What an earlier process took is not known; a token that says when it was issued is taken by the
+//! process that ran then, and by no later one (ADR 9). Decides without a clock.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -60,6 +61,13 @@ impl Replay {
     }
 }
 
+/// How long before this process's start a token was issued, in seconds, if it was; `up_s` is how long
+/// the process runs. Issuers count whole seconds, so that the second of the start is not before it.
+pub(super) fn issued_before(iat: f64, now_s: f64, up_s: f64) -> Option<f64> {
+    let began = (now_s - up_s).floor();
+    (iat < began).then_some(began - iat)
+}
+
 fn whole(seconds: f64) -> u64 {
     std::time::Duration::try_from_secs_f64(seconds).map_or(0, |d| d.as_secs())
 }
@@ -83,6 +91,17 @@ mod tests {
         assert_eq!(replay.known.len(), 2);
         assert_eq!(replay.use_up("s", "k", 900.0, 200.0), Used::First);
         assert_eq!(replay.known.len(), 1, "what has expired is forgotten");
+    }
+
+    #[test]
+    fn a_token_is_of_the_process_that_ran_when_it_was_issued() {
+        // It began at 1000.7.
+        let before = |iat: f64, now_s: f64| issued_before(iat, now_s, now_s - 1000.7);
+        assert_eq!(before(999.5, 1001.0), Some(0.5));
+        assert_eq!(before(940.0, 1500.0), Some(60.0));
+        for iat in [1000.0, 1000.9, 1400.0, 1509.0] {
+            assert_eq!(before(iat, 1500.0), None, "{iat}");
+        }
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub(super) enum Refused {
     NotYet(f64),
     #[error("it was used before")]
     Replayed,
+    #[error(
+        "it was issued {0:.0} s before this process began, and an earlier one may have taken it: \
+         a new one is needed"
+    )]
+    Earlier(f64),
 }
 
 /// Checks a token at `now_s`, in seconds since 1970.

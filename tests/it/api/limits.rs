@@ -6,11 +6,11 @@ use rental_agent::api::Limits;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{
-    client::{answer, request},
+    client::{answer, ask, request},
     rig::{Rig, spec},
     tokens::token,
 };
@@ -73,6 +73,27 @@ async fn all_connections_taken_leave_the_control_socket_open() {
     assert!(early.is_err(), "a 129th connection is served");
     taken.pop();
     assert_eq!(soon(answer(&mut last)).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn who_is_not_allowed_takes_no_place_from_who_is() {
+    let keys = [("http.allowed_ips", r#"["127.0.0.2"]"#)];
+    let rig = Rig::with(Limits::default(), &keys).await;
+    // More than there are places, and none of them lets go.
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        strangers.push(rig.dial().await);
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let allowed = soon(socket.connect(rig.address)).await.unwrap();
+    let answer = ask(allowed, &request("GET", "/health", &[], None)).await;
+    assert_eq!(answer.status, 200);
+    for mut stranger in strangers {
+        let mut said = Vec::new();
+        let _ = soon(stranger.read_to_end(&mut said)).await;
+        assert!(said.is_empty(), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio_tungstenite::{
 
 use super::{
     rig::{Rig, spec},
-    tokens::token,
+    tokens::{claims, now_s, token, with},
 };
 use crate::peer::soon;
 
@@ -138,7 +138,34 @@ async fn what_is_no_websocket_is_told_so() {
         (answer.status, answer.problem().as_str()),
         (426, "invalid_spec")
     );
-    assert_eq!(answer.headers["upgrade"], "websocket");
+    for (name, value) in [
+        ("connection", "upgrade, close"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+    ] {
+        assert_eq!(answer.headers[name], value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn who_watches_is_let_go_when_its_token_expires() {
+    let rig = Rig::start().await;
+    // It is taken for 10 s more, which leaves it one or two.
+    let short = with(claims("events:read"), &[("exp", json!(now_s() - 8))]);
+    let bearer = format!("Bearer {short}");
+    let (mut socket, _) = open(&rig, &[("Authorization", &bearer)]).await.unwrap();
+    let mut lasting = watching(&rig).await;
+    assert_eq!(next(&mut socket).await["type"], "synced");
+    assert_eq!(next(&mut lasting).await["type"], "synced");
+    let mut code = None;
+    while let Some(Ok(frame)) = soon(socket.next()).await {
+        if let Frame::Close(Some(close)) = frame {
+            code = Some(u16::from(close.code));
+        }
+    }
+    assert_eq!(code, Some(4401));
+    rig.post("/start_instance", &[], &spec("a")).await;
+    assert_eq!(next(&mut lasting).await["instance"]["id"], "a");
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use rental_agent::{
     protocol::{Instance, Phase, Reply},
 };
 
-use super::{engine::SimEngine, server::SimServer};
+use super::{
+    engine::SimEngine,
+    server::{MayReject, SimServer},
+};
 
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +141,9 @@ pub(crate) struct Rules {
     pub(crate) draining: bool,
     /// Rentals that were told to end.
     pub(crate) doomed: BTreeSet<InstanceId>,
+    /// Of these the ones that only a terminate with a past `not_after` dooms: sent before the deploy,
+    /// it was refused while the id was not known, and taken when it came again and it was.
+    pub(crate) doomed_late: BTreeSet<InstanceId>,
     /// Rentals whose end the first listing showed.
     pub(crate) ending_at_start: BTreeSet<InstanceId>,
     /// Rentals whose final record the server has stored in this life.
@@ -181,6 +187,16 @@ impl Rules {
         self.unmarked = before.unmarked;
         self.excused = before.excused;
         self.seen = before.seen;
+    }
+
+    /// A rental is told to end.
+    pub(crate) fn doom(&mut self, id: &InstanceId, terminate: MayReject) {
+        let is_first = self.doomed.insert(id.clone());
+        match terminate {
+            MayReject::Late if is_first => self.doomed_late.insert(id.clone()),
+            MayReject::Late => false,
+            MayReject::Never | MayReject::BadGrace => self.doomed_late.remove(id),
+        };
     }
 
     /// Notes that a situation was seen.

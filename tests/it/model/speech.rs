@@ -54,7 +54,7 @@ impl Rules {
             self.ever_doomed.insert(id.clone());
             // Before the first listing commands wait, in order.
             if *may_reject == MayReject::Never && self.listed {
-                self.doomed.insert(id.clone());
+                self.doom(id, *may_reject);
             }
         }
     }
@@ -324,13 +324,13 @@ impl Rules {
                 });
                 Ok(())
             }
-            (About::Terminate(id, _), outcome) => {
+            (About::Terminate(id, may_reject), outcome) => {
                 rule!(
                     outcome == Outcome::Accepted,
                     name::NOT_REFUSED,
                     "{id}: {reply:?}"
                 );
-                self.doomed.insert(id.clone());
+                self.doom(id, *may_reject);
                 Ok(())
             }
             (About::Unreadable, outcome) => {
@@ -407,13 +407,18 @@ impl Rules {
         id: &rental_agent::ids::InstanceId,
         reply: &Reply,
     ) -> Check {
+        let again = reply.outcome == Outcome::Already;
+        let heard = self.heard.get(&sent.id);
+        // A deploy that an earlier life took is known by the container's label: sent again, it gets its
+        // `accepted` again, and then the `failed` of what a terminate has overtaken.
+        let taken_before = !again
+            && self.doomed_late.contains(id)
+            && heard.is_some_and(|heard| heard.in_earlier_life);
         rule!(
-            !self.doomed.contains(id),
+            !self.doomed.contains(id) || taken_before,
             name::WINS,
             "{id}: {reply:?} after a terminate"
         );
-        let again = reply.outcome == Outcome::Already;
-        let heard = self.heard.get(&sent.id);
         let now = heard.is_some_and(|h| h.session == self.session && !h.in_earlier_life);
         if again || !now {
             return Ok(());
