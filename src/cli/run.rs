@@ -30,25 +30,22 @@ pub fn run(overrides: &Overrides, env: BTreeMap<String, String>) -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), ExitCode::from(EXIT_CONFIG)),
     };
+    // Before all threads: they inherit it.
+    let precedence = setpriority_process(None, NICE);
     let _flush = match logging::init(&config.log) {
         Ok(flush) => flush,
         // Alternate: the whole chain of causes in one line.
         Err(error) => return complain(&format!("{error:#}"), ExitCode::FAILURE),
     };
-    come_first();
+    if let Err(error) = precedence {
+        tracing::debug!(%error, "the agent runs with the priority of everybody else");
+    }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the agent has failed");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// For the threads that are made from now on, too, which is why it comes before all of them.
-fn come_first() {
-    if let Err(error) = setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the agent runs with the priority of everybody else");
     }
 }
 
