@@ -11,16 +11,19 @@
 //!    +<-- a tenant left it, somebody else is on it -------------------------+
 //! ```
 
+mod one;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use self::one::{One, Tidiness};
 use super::{
-    Reading, Sampled, Xid,
-    health::{self, Thresholds, Verdict},
-    occupancy::{self, IdleRule},
-    quarantine::{Quarantine, Trouble},
+    Sampled, Xid,
+    health::{Thresholds, Verdict},
+    occupancy::IdleRule,
+    quarantine::Trouble,
     xid::{self, Action, Actions},
 };
 use crate::{
@@ -84,36 +87,6 @@ pub enum Withheld {
     Unclean(String),
     /// It cannot be seen.
     Unseen(String),
-}
-
-/// How much is known of what is on a GPU. Times are of the boot-time clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tidiness {
-    Dirty { since: Duration },
-    BeingWiped,
-    Clean { since: Duration },
-}
-
-/// One GPU.
-#[derive(Debug, Clone)]
-struct One {
-    vendor: String,
-    /// What the probe says of it.
-    driver: Verdict,
-    /// Why it cannot be wiped, where its kind says that.
-    unwipeable: Option<&'static str>,
-    reading: Option<Reading>,
-    /// The last sample lacked it although an earlier one had it.
-    missing: bool,
-    /// The least memory that was in use while nobody was on it.
-    baseline: Option<u64>,
-    tidiness: Tidiness,
-    /// Who was on it at the last look that counts.
-    user: Option<String>,
-    /// A look that counts has shown that nobody is.
-    idle: bool,
-    quarantine: Quarantine,
-    wiped: Option<Wiped>,
 }
 
 /// All GPUs of the host.
@@ -328,123 +301,6 @@ impl Ward {
         wiped
             .filter_map(|(uuid, one)| Some((uuid.clone(), one.wiped.clone()?)))
             .collect()
-    }
-}
-
-impl One {
-    fn new(vendor: &str) -> Self {
-        Self {
-            vendor: vendor.to_owned(),
-            driver: Verdict::ok(),
-            unwipeable: None,
-            reading: None,
-            missing: false,
-            baseline: None,
-            tidiness: Tidiness::Dirty {
-                since: Duration::ZERO,
-            },
-            user: None,
-            idle: false,
-            quarantine: Quarantine::default(),
-            wiped: None,
-        }
-    }
-
-    fn read(&mut self, reading: &Reading, asked_at: Duration, holder: Holder, policy: &Policy) {
-        self.missing = false;
-        self.reading = Some(reading.clone());
-        let seen = self.seen(policy);
-        match seen.health {
-            _ if seen.is_fit() => {
-                self.quarantine.seen_well(asked_at);
-            }
-            Health::Unknown => self.quarantine.unseen(),
-            Health::Ok | Health::Warning | Health::Failed => self.ail(&seen, asked_at),
-        }
-        match holder {
-            Holder::Rental => {}
-            Holder::Stranger => self.soil(asked_at),
-            Holder::Nobody | Holder::Leaving => self.look(reading, asked_at, policy),
-        }
-    }
-
-    /// What a look says of whether it is used, if it is later than what it is to show.
-    fn look(&mut self, reading: &Reading, asked_at: Duration, policy: &Policy) {
-        let counts = match self.tidiness {
-            Tidiness::BeingWiped => false,
-            Tidiness::Dirty { since } | Tidiness::Clean { since } => asked_at >= since,
-        };
-        if !counts {
-            return;
-        }
-        self.user = occupancy::user(reading, self.baseline, &policy.idle);
-        self.idle = self.user.is_none();
-        if self.idle {
-            let used = occupancy::memory_used(reading, &policy.idle);
-            self.baseline = [self.baseline, used].into_iter().flatten().min();
-        } else {
-            self.tidiness = Tidiness::Dirty { since: asked_at };
-        }
-    }
-
-    fn missed(&mut self) {
-        self.missing = self.missing || self.reading.is_some();
-        self.reading = None;
-        self.quarantine.unseen();
-    }
-
-    fn soil(&mut self, now: Duration) {
-        self.tidiness = Tidiness::Dirty { since: now };
-        self.idle = false;
-        self.user = None;
-    }
-
-    fn ail(&mut self, verdict: &Verdict, now: Duration) {
-        let trouble = Trouble {
-            why: verdict.reasons.join("; "),
-            health: verdict.health,
-            needs_a_person: false,
-        };
-        self.quarantine.ail(trouble, now);
-    }
-
-    /// How it is by what can be seen of it now.
-    fn seen(&self, policy: &Policy) -> Verdict {
-        if self.driver.health == Health::Unknown {
-            return self.driver.clone();
-        }
-        let mut verdict = match &self.reading {
-            Some(reading) => health::judge(reading, &policy.thresholds),
-            None => Verdict::ok(),
-        };
-        for reason in &self.driver.reasons {
-            verdict.add(self.driver.health, reason.clone());
-        }
-        if self.missing {
-            let reason = "the driver has no answer for it";
-            verdict.add(Health::Unknown, reason.to_owned());
-        }
-        verdict
-    }
-
-    /// The same, with what was wrong and has not been shown to be mended.
-    fn verdict(&self, policy: &Policy) -> Verdict {
-        let mut verdict = self.seen(policy);
-        if let Some(trouble) = self.quarantine.trouble()
-            && trouble.why != verdict.reasons.join("; ")
-        {
-            verdict.add(trouble.health, trouble.why.clone());
-        }
-        verdict
-    }
-
-    fn unclean(&self) -> Option<String> {
-        let why = match self.tidiness {
-            Tidiness::Clean { .. } => return None,
-            Tidiness::BeingWiped => "its memory is being wiped",
-            Tidiness::Dirty { .. } => "the driver has not shown yet that nobody is on it",
-        };
-        Some(why.to_owned())
     }
 }
 

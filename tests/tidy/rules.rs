@@ -28,7 +28,7 @@ const PURE: &[&str] = &[
     "gpu::health",
     "gpu::occupancy",
     "gpu::quarantine",
-    "gpu::ward",
+    "gpu::ward::*",
     "gpu::xid",
     "runtime",
     "runtime::error",

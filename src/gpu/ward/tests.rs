@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::gpu::{GpuProcess, Recovery};
+use crate::gpu::{GpuProcess, Reading, Recovery};
 
 const MIB: u64 = 1024 * 1024;
 const GPUS: u32 = 3;
