@@ -1,5 +1,7 @@
 //! Which GPUs a demand gets: all of them or an error that says why not. Pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{GpuView, Slots};
@@ -29,6 +31,7 @@ pub(super) fn choose_gpus(
             for uuid in uuids {
                 check_one(slots, uuid, view)?;
             }
+            check_vendor(uuids, view)?;
             Ok(uuids.clone())
         }
         GpuDemand::Count(count) => {
@@ -59,6 +62,24 @@ fn check_one(slots: &Slots, uuid: &GpuUuid, view: GpuView<'_>) -> Result<(), Err
     Err(about(uuid, unavailable(format!("the GPU {uuid} {why}"))))
 }
 
+/// A container gets the driver of one vendor.
+fn check_vendor(uuids: &[GpuUuid], view: GpuView<'_>) -> Result<(), Error> {
+    let asked = view.gpus.iter().filter(|gpu| uuids.contains(&gpu.uuid));
+    let vendors: BTreeSet<&str> = asked.map(|gpu| gpu.vendor.as_str()).collect();
+    if vendors.len() <= 1 {
+        return Ok(());
+    }
+    let vendors: Vec<&str> = vendors.into_iter().collect();
+    let message = format!(
+        "the GPUs asked for are of {}; all GPUs of a rental have to be of one vendor",
+        vendors.join(" and ")
+    );
+    Err(Error {
+        retry: Retry::Never,
+        ..unavailable(message)
+    })
+}
+
 fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<GpuUuid>, Error> {
     let unheld: Vec<&Gpu> = view
         .gpus
@@ -76,7 +97,7 @@ fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<Gp
     let failed = unheld.iter().filter(|gpu| gpu.health == Health::Failed);
     let failed: Vec<&GpuUuid> = failed.map(|gpu| &gpu.uuid).collect();
     let message = format!(
-        "{count} GPUs are asked, {} of {} are free and healthy",
+        "{count} GPUs of one vendor are asked, {} of {} are free and healthy",
         free.len(),
         view.gpus.len()
     );
