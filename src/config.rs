@@ -27,6 +27,7 @@ pub use self::{
     fault::{ConfigError, Fault, Source},
     load::{Flag, Overrides, environment, load},
     raw::schema,
+    raw::{Numa, OnMissingRuntime, Verify},
     show::{Entry, Shown, show},
     token::TokenError,
 };
@@ -144,6 +145,7 @@ pub struct ResourceLimits {
     /// For a spec without GPUs that names none.
     pub default_cpus: f64,
     pub default_memory_bytes: u64,
+    pub numa: Numa,
     pub pids_limit: u32,
     pub log_max_bytes: u64,
     pub log_files: u32,
@@ -176,6 +178,15 @@ pub struct Gpu {
     /// Unset: `libnvidia-ml.so.1` by the loader's search.
     pub nvml_library: Option<PathBuf>,
     pub driver_capabilities: String,
+    pub rules: GpuRules,
+}
+
+/// What holds for every rental with GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct GpuRules {
+    pub verify: Verify,
+    pub on_missing_runtime: OnMissingRuntime,
 }
 
 /// The machine.

@@ -287,6 +287,8 @@ pub struct ContainerPlan {
     pub gpus: Vec<GpuUuid>,
     /// Billionths of a core.
     pub nano_cpus: i64,
+    /// The processors that it runs on, as Linux writes them; `None`: all.
+    pub cpuset: Option<String>,
     /// Memory with swap.
     pub memory_bytes: i64,
     /// `/dev/shm`.

@@ -3,6 +3,7 @@
 //! limits that are checked and the documentation all come from it. Checks that a schema cannot
 //! express are in `validate`.
 
+mod gpu;
 mod http;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -12,8 +13,12 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(super) use self::http::{Control, Http, HttpAuth, HttpTls};
-use super::validate::{DRIVER_CAPABILITIES, ULIMITS};
+pub use self::gpu::{Numa, OnMissingRuntime, Verify};
+pub(super) use self::{
+    gpu::Gpu,
+    http::{Control, Http, HttpAuth, HttpTls},
+};
+use super::validate::ULIMITS;
 use crate::{ids::AgentId, protocol::limits};
 
 const MIB: u64 = 1024 * 1024;
@@ -29,11 +34,6 @@ const ENGINE_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$";
 const SUBNET: &str = r"^[0-9]{1,3}(?:\.[0-9]{1,3}){3}/(?:1[6-9]|2[0-8])$";
 const PORT_RANGE: &str = r"^\s*[0-9]+\s*-\s*[0-9]+\s*$";
 const REGISTRY: &str = r"^[^A-Z/@\s]+$";
-
-fn driver_capabilities() -> String {
-    let one = DRIVER_CAPABILITIES.join("|");
-    format!("^(?:{one})(?:,(?:{one}))*$")
-}
 
 /// Configuration of rental-agent.
 ///
@@ -174,6 +174,8 @@ pub(super) struct Resources {
     /// Memory of a rental whose spec names none and has no GPU.
     #[schemars(range(min = 6 * MIB, max = 9_007_199_254_740_991_u64))]
     pub(super) default_memory_bytes: u64,
+    /// Whether a rental that asks for whole cores gets those of its GPUs' memory node.
+    pub(super) numa: Numa,
     /// Processes and threads of each rental.
     #[schemars(range(min = 16, max = 4096))]
     pub(super) pids_limit: u32,
@@ -196,6 +198,7 @@ impl Default for Resources {
             max_instances: 64,
             default_cpus: 1.0,
             default_memory_bytes: 1024 * MIB,
+            numa: Numa::default(),
             pids_limit: 4096,
             log_max_bytes: 10_000_000,
             log_files: 3,
@@ -263,29 +266,6 @@ pub(super) struct Policy {
     /// The public key (Ed25519, PEM), absolute; not writable by other users. Read at the start.
     #[schemars(example = &"/etc/rental-agent/commands.pub", extend("format" = "path"))]
     pub(super) command_public_key_file: Option<PathBuf>,
-}
-
-/// GPUs.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(inline)]
-pub(super) struct Gpu {
-    /// NVIDIA's management library, absolute. Unset: libnvidia-ml.so.1 where the loader finds it.
-    #[schemars(example = &"/usr/lib/libnvidia-ml.so.1", extend("format" = "path"))]
-    pub(super) nvml_library: Option<PathBuf>,
-    /// What of the driver rentals see, comma-separated: compute, utility, graphics, video,
-    /// display, ngx, compat32, or all.
-    #[schemars(example = &"compute,utility,video", extend("pattern" = driver_capabilities()))]
-    pub(super) driver_capabilities: String,
-}
-
-impl Default for Gpu {
-    fn default() -> Self {
-        Self {
-            nvml_library: None,
-            driver_capabilities: "compute,utility".into(),
-        }
-    }
 }
 
 /// The machine.

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use url::Host;
 
 use super::{
-    Agent, Config, Docker, Gpu, HostOptions, Log, Policy, ResourceLimits,
+    Agent, Config, Docker, Gpu, GpuRules, HostOptions, Log, Policy, ResourceLimits,
     fault::Faults,
     proxy::Variables,
     raw::{self, Raw},
@@ -194,6 +194,7 @@ fn resources(raw: raw::Resources, faults: &mut Faults) -> Option<ResourceLimits>
         instances: raw.max_instances,
         default_cpus: raw.default_cpus,
         default_memory_bytes: raw.default_memory_bytes,
+        numa: raw.numa,
         pids_limit: raw.pids_limit,
         log_max_bytes: raw.log_max_bytes,
         log_files: raw.log_files,
@@ -259,6 +260,10 @@ fn gpu(raw: raw::Gpu, faults: &mut Faults) -> Option<Gpu> {
     Some(Gpu {
         nvml_library: raw.nvml_library,
         driver_capabilities: text,
+        rules: GpuRules {
+            verify: raw.verify,
+            on_missing_runtime: raw.on_missing_runtime,
+        },
     })
 }
 

@@ -69,6 +69,8 @@ pub struct Options {
     pub policy: config::Policy,
     /// What every container gets.
     pub hardening: Hardening,
+    /// How GPUs are given.
+    pub gpu_rules: config::GpuRules,
     /// Host ports for rentals.
     pub port_range: crate::protocol::record::PortRange,
 }

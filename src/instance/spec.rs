@@ -62,6 +62,8 @@ pub struct InstanceSpec {
     pub gpus: Option<GpuDemand>,
     /// Billionths of a core; `None`: the host decides.
     pub nano_cpus: Option<u64>,
+    /// As many cores as are asked for, where that is in whole ones.
+    pub whole_cores: Option<NonZeroU32>,
     /// Memory, swap included; `None`: the host decides.
     pub memory_bytes: Option<u64>,
     /// `/dev/shm`; `None`: the host decides.
@@ -121,6 +123,7 @@ impl InstanceSpec {
             env,
             gpus,
             nano_cpus,
+            whole_cores: nano_cpus.and_then(whole_cores),
             memory_bytes: wire.memory_bytes,
             shm_bytes: wire.shm_bytes,
             ports,
@@ -143,6 +146,12 @@ pub fn nano_cpus(cores: f64) -> Option<u64> {
     // A duration's conversion is exact and checked, and seconds to nanoseconds is the same factor.
     let nanos = Duration::try_from_secs_f64(cores).ok()?.as_nanos();
     u64::try_from(nanos).ok()
+}
+
+fn whole_cores(nano_cpus: u64) -> Option<NonZeroU32> {
+    let cores = u32::try_from(nano_cpus / 1_000_000_000).ok();
+    let cores = cores.filter(|_| nano_cpus.is_multiple_of(1_000_000_000));
+    cores.and_then(NonZeroU32::new)
 }
 
 /// Cores of so many billionths.

@@ -80,6 +80,7 @@ impl Bench {
             ports: Vec::new(),
             gpus: Vec::new(),
             nano_cpus: 500_000_000,
+            cpuset: None,
             memory_bytes: 64 * 1024 * 1024,
             shm_bytes: 16 * 1024 * 1024,
             hardening: hardening(),

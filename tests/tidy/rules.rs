@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "policy::*",
     "access::*",
     "gpu",
+    "gpu::affinity",
     "gpu::assign",
     "gpu::health",
     "runtime",

@@ -3,13 +3,16 @@
 use super::{Registry, ending::final_record};
 use crate::{
     clock::Now,
-    ids::InstanceId,
+    config::Numa,
+    gpu::affinity,
+    ids::{GpuUuid, InstanceId},
     instance::{
         effect::{Effect, EngineOp, OpId, Waiter},
         lifecycle::{self, DecisionMarker, Step},
         marker::{self, ContainerFacts, Marker},
+        spec::InstanceSpec,
     },
-    protocol::Phase,
+    protocol::{Phase, record::Gpu},
     runtime::{ContainerPlan, HostPort},
 };
 
@@ -193,11 +196,21 @@ impl Registry {
             ports: ports.collect(),
             gpus: record.gpus.clone(),
             nano_cpus: i64::try_from(allocation.nano_cpus).unwrap_or(i64::MAX),
+            cpuset: self.cpuset(spec, &record.gpus),
             memory_bytes: i64::try_from(allocation.memory_bytes).unwrap_or(i64::MAX),
             shm_bytes: shm_bytes(spec.shm_bytes, allocation.memory_bytes, record.gpus.len()),
             hardening: self.options.hardening.clone(),
             stop_grace: spec.stop_grace,
         })
+    }
+
+    /// The processors near its GPUs, for one that asks for whole cores.
+    fn cpuset(&self, spec: &InstanceSpec, gpus: &[GpuUuid]) -> Option<String> {
+        let wanted = self.options.limits.numa == Numa::Prefer;
+        let cores = spec.whole_cores.filter(|_| wanted)?;
+        let known = self.gpus.iter().filter(|gpu| gpus.contains(&gpu.uuid));
+        let known: Vec<&Gpu> = known.collect();
+        affinity::near(&known, cores.get(), self.options.host.cpus)
     }
 
     fn want_image(&mut self, id: &InstanceId) {

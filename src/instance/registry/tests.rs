@@ -627,6 +627,7 @@ fn options() -> Options {
             instances: 6,
             default_cpus: 1.0,
             default_memory_bytes: 1 << 30,
+            numa: Default::default(),
             pids_limit: 512,
             log_max_bytes: 1 << 20,
             log_files: 2,
@@ -643,6 +644,7 @@ fn options() -> Options {
             runtime: None,
             driver_capabilities: String::new(),
         },
+        gpu_rules: Default::default(),
         port_range: PortRange {
             first: 30_000,
             last: 30_003,

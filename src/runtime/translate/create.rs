@@ -169,6 +169,8 @@ fn host_config(plan: &ContainerPlan) -> HostConfig {
         // Equal to the memory: no swap on top.
         memory_swap: Some(plan.memory_bytes),
         nano_cpus: Some(plan.nano_cpus),
+        // Memory stays free to come from other nodes: near is better, out of memory is worse.
+        cpuset_cpus: plan.cpuset.clone(),
         pids_limit: Some(hardening.pids_limit),
         shm_size: Some(plan.shm_bytes),
         ulimits: (!hardening.ulimits.is_empty()).then(|| ulimits(hardening)),

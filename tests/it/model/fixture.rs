@@ -78,6 +78,7 @@ pub(crate) fn options(boot_id: &str) -> Options {
             instances: 6,
             default_cpus: 1.0,
             default_memory_bytes: 1 << 30,
+            numa: Default::default(),
             pids_limit: 512,
             log_max_bytes: 1 << 20,
             log_files: 2,
@@ -94,6 +95,7 @@ pub(crate) fn options(boot_id: &str) -> Options {
             runtime: None,
             driver_capabilities: "compute,utility".to_owned(),
         },
+        gpu_rules: Default::default(),
         port_range: range,
     }
 }

@@ -369,6 +369,7 @@ fn the_capacity_is_the_host_less_what_is_kept() {
         ..Host::default()
     };
     let limits = ResourceLimits {
+        numa: Default::default(),
         reserve_cpus: 0.5,
         reserve_memory_bytes: 2 * GIB,
         reserve_disk_bytes: 10 * GIB,

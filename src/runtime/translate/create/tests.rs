@@ -23,6 +23,7 @@ fn plan() -> ContainerPlan {
         ports: Vec::new(),
         gpus: Vec::new(),
         nano_cpus: 1_500_000_000,
+        cpuset: None,
         memory_bytes: 2_147_483_648,
         shm_bytes: 67_108_864,
         hardening: Hardening {
@@ -75,6 +76,7 @@ fn a_rental_with_everything() {
         port(53, 30_001, PortProtocol::Udp),
     ];
     plan.gpus = vec!["GPU-b".parse().unwrap(), "GPU-a".parse().unwrap()];
+    plan.cpuset = Some("0-3,8-11".to_owned());
     plan.hardening.sudo = true;
     plan.hardening.runtime = Some("nvidia".to_owned());
     plan.hardening.ulimits = vec![("nofile".to_owned(), 1024, 4096)];
