@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::publish::Event;
 use crate::{
-    ids::{CommandId, ContainerId, GpuUuid, InstanceId},
+    ids::{CommandId, ContainerId, InstanceId},
     protocol::spec::PullPolicy,
     runtime::{
         ContainerPlan, Credentials, Holder, ImageFacts, Listing, Observed, RuntimeError,
         VolumeLabels,
+        gpus::{Evidence, GpuNames},
     },
 };
 
@@ -56,10 +57,15 @@ pub enum EngineOp {
     Create(Box<ContainerPlan>),
     Holders {
         name: String,
-        gpus: Vec<GpuUuid>,
+        gpus: Vec<GpuNames>,
     },
     Start {
         name: String,
+    },
+    /// [`ContainerRuntime::evidence`](crate::runtime::ContainerRuntime::evidence).
+    SeeGpus {
+        name: String,
+        inside: bool,
     },
     Inspect {
         name: String,
@@ -96,6 +102,7 @@ pub enum OpOutput {
     Created(ContainerId),
     Holders(Vec<Holder>),
     Started,
+    GpusSeen(Option<Box<Evidence>>),
     Stopped,
     Removed,
     Inspected(Option<Box<Observed>>),

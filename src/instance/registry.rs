@@ -6,7 +6,8 @@
 //! `deploys` (the one that begins a rental), `fetches` (shared pulls), `operate` (the next operation
 //! on the engine), `outcome` (what came of it), `observe` (what a look at a container means), `ending`
 //! (from the decision to the last marker), `engine` (whether it answers, and when it is listed),
-//! `listing` (what a listing means), `adopt` (rentals of an earlier life), `publishing` (what leaves
+//! `listing` (what a listing means), `handing` (how GPUs get into containers), `verify` (whether they
+//! did), `adopt` (rentals of an earlier life), `publishing` (what leaves
 //! the registry).
 
 mod admit;
@@ -17,6 +18,7 @@ mod ending;
 mod engine;
 mod entry;
 mod fetches;
+mod handing;
 mod ledger;
 mod listing;
 mod observe;
@@ -24,6 +26,7 @@ mod operate;
 mod outcome;
 mod publishing;
 pub mod slots;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -35,7 +38,7 @@ use self::{
     entry::Entry,
     fetches::Fetches,
     ledger::Ledger,
-    slots::{Capacity, GpuView, Slots},
+    slots::{Capacity, ForeignClaims, GpuView, Slots},
 };
 use super::{
     effect::{Effect, FetchId, Fetched, Listed, OpDone, Ticket},
@@ -45,7 +48,7 @@ use crate::{
     clock::{Now, ServerClock, Timestamp},
     config,
     gpu::Found,
-    ids::{AgentId, CommandId, Generation, InstanceId},
+    ids::{AgentId, CommandId, Generation, GpuUuid, InstanceId},
     protocol::{
         Command, Error,
         message::PullProgress,
@@ -144,6 +147,8 @@ pub struct Registry {
     /// Repositories that somebody's credentials opened.
     private: BTreeSet<String>,
     slots: Slots,
+    /// What others hold, in their own words, at the last listing.
+    claims: ForeignClaims,
     engine: EngineView,
     connected: bool,
     /// The session has all records that there are: each change is sent.
@@ -156,6 +161,8 @@ pub struct Registry {
     stopping: bool,
     inventory_complete: bool,
     gpus: Vec<Gpu>,
+    /// Device files of each GPU that was ever listed.
+    nodes: BTreeMap<GpuUuid, Vec<String>>,
     records_dropped: u64,
     effects: Vec<Effect>,
 }
@@ -177,6 +184,7 @@ impl Registry {
             fetches: Fetches::default(),
             private: BTreeSet::new(),
             slots,
+            claims: ForeignClaims::default(),
             engine: EngineView::default(),
             connected: false,
             telling: false,
@@ -186,6 +194,7 @@ impl Registry {
             stopping: false,
             inventory_complete: false,
             gpus: Vec::new(),
+            nodes: BTreeMap::new(),
             records_dropped: 0,
             effects: Vec::new(),
         }
@@ -278,6 +287,10 @@ impl Registry {
     }
 
     fn take_gpus(&mut self, found: Vec<Found>, complete: bool) {
+        for found in &found {
+            let nodes = found.nodes.clone();
+            self.nodes.insert(found.gpu.uuid.clone(), nodes);
+        }
         let gpus: Vec<Gpu> = found.into_iter().map(|found| found.gpu).collect();
         // A GPU once listed stays listed for the epoch, also when it is lost.
         let lost = self
@@ -292,6 +305,7 @@ impl Registry {
             .collect::<Vec<_>>();
         self.gpus = gpus.into_iter().chain(lost).collect();
         self.inventory_complete = complete;
+        self.apply_claims();
     }
 
     fn gpu_view(&self) -> GpuView<'_> {

@@ -79,6 +79,7 @@ impl Bench {
             ]),
             ports: Vec::new(),
             gpus: Vec::new(),
+            handing: rental_agent::runtime::gpus::Handing::Request,
             nano_cpus: 500_000_000,
             cpuset: None,
             memory_bytes: 64 * 1024 * 1024,

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "gpu::health",
     "runtime",
     "runtime::error",
+    "runtime::gpus",
     "session::backoff",
     "session::frames",
     "session::journal",
@@ -92,6 +93,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["api::*", "dev::*", "session::bearer"]),
     ("aws_lc_rs", &["session::authority", "dev::*"]),
     ("config", &["config::*"]),
+    ("yaml_rust2", &["runtime::docker::cdi"]),
     // The adapters behind the two seams are chosen where the program is put together.
     (
         "crate::runtime::docker",

@@ -13,7 +13,7 @@ use crate::{
         spec::InstanceSpec,
     },
     protocol::{Phase, record::Gpu},
-    runtime::{ContainerPlan, HostPort},
+    runtime::{ContainerPlan, HostPort, gpus::Handing},
 };
 
 /// `/dev/shm` where nobody says anything, as the engine has it.
@@ -30,6 +30,7 @@ impl Registry {
     /// Begins what comes next for a rental, if nothing is under way and the engine answers.
     pub(super) fn drive(&mut self, id: &InstanceId, now: Now) {
         self.write_decision(id, now);
+        self.skip_verification(id);
         let can_judge = self.can_judge();
         let Some(entry) = self.entries.get(id) else {
             return;
@@ -49,6 +50,7 @@ impl Registry {
             | Step::Recheck
             | Step::Remake
             | Step::Start
+            | Step::VerifyGpus
             | Step::Replace
             | Step::Inspect
             | Step::MarkReady
@@ -90,6 +92,7 @@ impl Registry {
             Step::AwaitImage
             | Step::AwaitDecision
             | Step::LookUp
+            | Step::VerifyGpus
             | Step::Replace
             | Step::Inspect
             | Step::MarkReady
@@ -111,15 +114,20 @@ impl Registry {
     fn operation(&mut self, id: &InstanceId, step: Step, now: Now) -> Option<EngineOp> {
         let at = self.clock.at(now);
         let agent = self.options.agent_id.clone();
+        let entry = self.entries.get(id)?;
+        let gpus = self.names(&entry.record.gpus);
+        let inside = self.are_nvidias(&entry.record.gpus);
         let entry = self.entries.get_mut(id)?;
         let name = entry.name();
         Some(match step {
             Step::LookUp | Step::Inspect => EngineOp::Inspect { name },
-            Step::Create => return self.plan(id).map(|plan| EngineOp::Create(Box::new(plan))),
-            Step::Recheck => EngineOp::Holders {
-                name,
-                gpus: entry.record.gpus.clone(),
-            },
+            Step::Create => {
+                let plan = self.plan(id)?;
+                self.entries.get_mut(id)?.by_cdi = plan.handing == Handing::Cdi;
+                EngineOp::Create(Box::new(plan))
+            }
+            Step::Recheck => EngineOp::Holders { name, gpus },
+            Step::VerifyGpus => EngineOp::SeeGpus { name, inside },
             Step::Remake => EngineOp::Remake { name },
             Step::Start => EngineOp::Start { name },
             Step::Replace | Step::Remove => EngineOp::Remove { name },
@@ -195,6 +203,7 @@ impl Registry {
             labels,
             ports: ports.collect(),
             gpus: record.gpus.clone(),
+            handing: self.handing(&record.gpus, entry.without_cdi),
             nano_cpus: i64::try_from(allocation.nano_cpus).unwrap_or(i64::MAX),
             cpuset: self.cpuset(spec, &record.gpus),
             memory_bytes: i64::try_from(allocation.memory_bytes).unwrap_or(i64::MAX),

@@ -110,6 +110,7 @@ pub(crate) fn engine_facts(started_at: Option<Timestamp>) -> EngineFacts {
             ..Engine::default()
         },
         started_at,
+        cdi_devices: Default::default(),
         security_options: vec!["name=seccomp,profile=builtin".to_owned()],
         architecture: "amd64".to_owned(),
         root_dir: "/var/lib/docker".to_owned(),
