@@ -229,6 +229,7 @@ fn options(config: &Config) -> Options {
         limits: config.resources.clone(),
         policy: config.policy.clone(),
         hardening: hardening(config),
+        gpu_rules: config.gpu.rules,
         port_range: config.network.port_range,
         gpus: config.gpu.policy.clone(),
     }

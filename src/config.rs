@@ -32,6 +32,7 @@ pub use self::{
     fault::{ConfigError, Fault, Source},
     load::{Flag, Overrides, environment, load},
     raw::schema,
+    raw::{Numa, OnMissingRuntime, Verify},
     show::{Entry, Shown, show},
     token::TokenError,
 };
@@ -153,6 +154,7 @@ pub struct ResourceLimits {
     /// For a spec without GPUs that names none.
     pub default_cpus: f64,
     pub default_memory_bytes: u64,
+    pub numa: Numa,
     pub pids_limit: u32,
     pub log_max_bytes: u64,
     pub log_files: u32,
@@ -189,10 +191,19 @@ pub struct Gpu {
     /// Unset: `nvidia-smi` by PATH.
     pub nvidia_smi: Option<PathBuf>,
     pub driver_capabilities: String,
+    pub rules: GpuRules,
     /// CUDA's, `libcuda.so.1`; unset: by the loader's search.
     pub cuda_library: Option<PathBuf>,
     /// Which may be given, and when they are remarkable.
     pub policy: ward::Policy,
+}
+
+/// What holds for every rental with GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct GpuRules {
+    pub verify: Verify,
+    pub on_missing_runtime: OnMissingRuntime,
 }
 
 /// The machine.

@@ -1,5 +1,6 @@
 //! GPUs: what there is, and the seam to the vendors' drivers. Pure; the probes are adapters.
 
+pub mod affinity;
 pub mod amd;
 pub mod assign;
 pub mod health;

@@ -12,7 +12,13 @@ use crate::{
 const RESERVED_ENV_PREFIXES: &[&str] = &["NVIDIA_", "LD_", "DOCKER_", "RENTAL_AGENT"];
 
 /// The same by their whole names.
-const RESERVED_ENV_NAMES: &[&str] = &["CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES"];
+const RESERVED_ENV_NAMES: &[&str] = &[
+    "CUDA_VISIBLE_DEVICES",
+    "GLIBC_TUNABLES",
+    "GPU_DEVICE_ORDINAL",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+];
 
 /// Beginning of the labels that the agent itself writes.
 const RESERVED_LABEL_PREFIX: &str = "rental-agent.";
@@ -212,6 +218,9 @@ mod tests {
             "CUDA_VISIBLE_DEVICES",
             "cuda_visible_devices",
             "GLIBC_TUNABLES",
+            "ROCR_VISIBLE_DEVICES",
+            "hip_visible_devices",
+            "GPU_DEVICE_ORDINAL",
             "DOCKER_HOST",
             "RENTAL_AGENT_TOKEN",
             "rental_agent",

@@ -6,13 +6,19 @@
 
 pub mod docker;
 mod error;
+pub mod gpus;
 pub mod translate;
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 
 pub use self::error::{Class, RuntimeError};
+use self::gpus::{Evidence, GpuNames, Handing};
 use crate::{
     clock::Timestamp,
     ids::{ContainerId, GpuUuid},
@@ -32,7 +38,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn ensure_network(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// All containers, and all volumes whose name begins with `rental-`, if they can be read.
-    /// Containers whose name begins with `rental-` and that are not running carry their [`Detail`].
+    /// Containers whose name begins with `rental-` and that are not running carry their [`Detail`],
+    /// live ones that are no rentals the [`Observed::devices`] that they hold.
     fn list(&self) -> impl Future<Output = Result<Listing, RuntimeError>> + Send;
 
     /// Live containers that hold one of `gpus`, whoever made them: running, paused, restarting, or
@@ -41,7 +48,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// first may keep the GPU.
     fn holders(
         &self,
-        gpus: &[GpuUuid],
+        gpus: &[GpuNames],
         mine: &str,
     ) -> impl Future<Output = Result<Vec<Holder>, RuntimeError>> + Send;
 
@@ -50,6 +57,14 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         &self,
         name: &str,
     ) -> impl Future<Output = Result<Option<Observed>, RuntimeError>> + Send;
+
+    /// What can be seen of a container's GPUs, from outside and, with `inside`, by asking programs in
+    /// it, which takes up to ten seconds; `None` when there is no such container.
+    fn evidence(
+        &self,
+        name: &str,
+        inside: bool,
+    ) -> impl Future<Output = Result<Option<Evidence>, RuntimeError>> + Send;
 
     /// Makes a container, not started. A taken name is [`Class::NameTaken`].
     fn create(
@@ -118,6 +133,8 @@ pub struct EngineFacts {
     pub engine: Engine,
     /// Start of the engine's present life, by the host's clock; see [`Detail::ended_by_restart`].
     pub started_at: Option<Timestamp>,
+    /// Names of the devices that it can hand out by CDI, as far as they can be told.
+    pub cdi_devices: BTreeSet<String>,
     /// Names of the security options, like `seccomp`, with `unconfined` where it is off.
     pub security_options: Vec<String>,
     /// The engine's architecture, as Go names it.
@@ -173,6 +190,8 @@ pub struct Observed {
     pub labels: BTreeMap<String, String>,
     /// Ports that it publishes (running) or would publish (otherwise, from its detail).
     pub ports: Vec<HostPort>,
+    /// GPUs that it holds and its labels do not name, as [`Detail::device_ids`].
+    pub devices: Vec<String>,
     /// What only an inspect shows.
     pub detail: Option<Detail>,
 }
@@ -210,7 +229,8 @@ pub struct Detail {
     pub finished_at: Option<Timestamp>,
     /// Of its first process, 0 when it does not run.
     pub pid: u32,
-    /// GPU UUIDs of its device requests; `all` where it asked for a number of them.
+    /// What it has of GPUs, in its own words: UUIDs, numbers and CDI names of its device requests and
+    /// of what it told NVIDIA's runtime, `all` where it asked for a number, and device files.
     pub device_ids: Vec<String>,
 }
 
@@ -285,8 +305,12 @@ pub struct ContainerPlan {
     pub ports: Vec<HostPort>,
     /// Exactly these, by UUID; empty: none.
     pub gpus: Vec<GpuUuid>,
+    /// How they are handed over.
+    pub handing: Handing,
     /// Billionths of a core.
     pub nano_cpus: i64,
+    /// The processors that it runs on, as Linux writes them; `None`: all.
+    pub cpuset: Option<String>,
     /// Memory with swap.
     pub memory_bytes: i64,
     /// `/dev/shm`.

@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::gpu::{Numa, OnMissingRuntime, Verify};
 pub(super) use self::{
     gpu::{Gpu, GpuWipe, Monitoring},
     http::{Control, Http, HttpAuth, HttpTls},
@@ -177,6 +178,8 @@ pub(super) struct Resources {
     /// Memory of a rental whose spec names none and has no GPU.
     #[schemars(range(min = 6 * MIB, max = 9_007_199_254_740_991_u64))]
     pub(super) default_memory_bytes: u64,
+    /// Whether a rental that asks for whole cores gets those of its GPUs' memory node.
+    pub(super) numa: Numa,
     /// Processes and threads of each rental.
     #[schemars(range(min = 16, max = 4096))]
     pub(super) pids_limit: u32,
@@ -203,6 +206,7 @@ impl Default for Resources {
             max_instances: 64,
             default_cpus: 1.0,
             default_memory_bytes: 1024 * MIB,
+            numa: Numa::default(),
             pids_limit: 4096,
             log_max_bytes: 10_000_000,
             log_files: 3,

@@ -206,6 +206,7 @@ fn resources(raw: raw::Resources, faults: &mut Faults) -> Option<ResourceLimits>
         instances: raw.max_instances,
         default_cpus: raw.default_cpus,
         default_memory_bytes: raw.default_memory_bytes,
+        numa: raw.numa,
         pids_limit: raw.pids_limit,
         log_max_bytes: raw.log_max_bytes,
         log_files: raw.log_files,

@@ -21,6 +21,9 @@ pub(super) async fn operate<R: ContainerRuntime>(
             runtime.start(&name).await?;
             OpOutput::Started
         }
+        EngineOp::SeeGpus { name, inside } => {
+            OpOutput::GpusSeen(runtime.evidence(&name, inside).await?.map(Box::new))
+        }
         EngineOp::Inspect { name } => {
             OpOutput::Inspected(runtime.inspect(&name).await?.map(Box::new))
         }

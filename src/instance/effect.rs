@@ -9,6 +9,7 @@ use crate::{
     runtime::{
         ContainerPlan, Credentials, Holder, ImageFacts, Listing, Observed, RuntimeError,
         VolumeLabels,
+        gpus::{Evidence, GpuNames},
     },
 };
 
@@ -60,10 +61,15 @@ pub enum EngineOp {
     Create(Box<ContainerPlan>),
     Holders {
         name: String,
-        gpus: Vec<GpuUuid>,
+        gpus: Vec<GpuNames>,
     },
     Start {
         name: String,
+    },
+    /// [`ContainerRuntime::evidence`](crate::runtime::ContainerRuntime::evidence).
+    SeeGpus {
+        name: String,
+        inside: bool,
     },
     Inspect {
         name: String,
@@ -100,6 +106,7 @@ pub enum OpOutput {
     Created(ContainerId),
     Holders(Vec<Holder>),
     Started,
+    GpusSeen(Option<Box<Evidence>>),
     Stopped,
     Removed,
     Inspected(Option<Box<Observed>>),

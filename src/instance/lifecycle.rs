@@ -111,6 +111,8 @@ pub struct Facts {
     pub soiled: bool,
     /// No other live container has one of them.
     pub rechecked: bool,
+    /// It was seen to have its GPUs, in its present run.
+    pub gpus_verified: bool,
     /// It is to be made again from its own inspect before it is started.
     pub remake: bool,
     /// It is to be removed and made anew, with other ports.
@@ -138,6 +140,7 @@ pub enum Step {
     Recheck,
     Remake,
     Start,
+    VerifyGpus,
     Replace,
     Inspect,
     MarkReady,
@@ -171,6 +174,7 @@ fn next_alive(facts: &Facts) -> Step {
         Presence::Startable if facts.remake => Step::Remake,
         Presence::Startable if facts.has_gpus && !facts.rechecked => Step::Recheck,
         Presence::Startable => Step::Start,
+        Presence::Live if facts.has_gpus && !facts.gpus_verified => Step::VerifyGpus,
         // The look comes last, so that what ends at once has the longest time to show it.
         Presence::Live if !facts.marked_ready => Step::MarkReady,
         Presence::Live if !facts.inspected => Step::Inspect,
@@ -229,7 +233,8 @@ pub fn failure(stage: Stage, error: &RuntimeError) -> Error {
     let mut failure = Error::new(code, &error.message).at(stage);
     if code == ErrorCode::GpuRuntimeMissing {
         failure.message.push_str(
-            "; the host needs the NVIDIA container toolkit, set up for its container engine",
+            "; the host needs the NVIDIA container toolkit, set up for its container engine, which \
+             has to be restarted then",
         );
     }
     failure
@@ -247,6 +252,7 @@ mod tests {
             has_gpus: false,
             soiled: false,
             rechecked: false,
+            gpus_verified: false,
             remake: false,
             replace: false,
             inspected: false,
@@ -294,6 +300,18 @@ mod tests {
         assert_eq!(next(&with), Step::Recheck);
         with.rechecked = true;
         assert_eq!(next(&with), Step::Start);
+    }
+
+    #[test]
+    fn a_rental_with_gpus_shows_them_before_it_is_ready() {
+        let mut with = facts(Presence::Live);
+        with.has_gpus = true;
+        assert_eq!(next(&with), Step::VerifyGpus);
+        with.gpus_verified = true;
+        assert_eq!(next(&with), Step::MarkReady);
+        with.has_gpus = false;
+        with.gpus_verified = false;
+        assert_eq!(next(&with), Step::MarkReady);
     }
 
     #[test]

@@ -231,6 +231,7 @@ fn claim(claims: &mut ForeignClaims, container: &Observed, gpus: Option<Vec<GpuU
     if !container.is_live() {
         return;
     }
+    claims.devices.extend(container.devices.iter().cloned());
     match gpus {
         Some(gpus) => claims.gpus.extend(gpus),
         None => claims.unknown_gpus = true,

@@ -6,8 +6,9 @@
 //! `deploys` (the one that begins a rental), `fetches` (shared pulls), `operate` (the next operation
 //! on the engine), `outcome` (what came of it), `observe` (what a look at a container means), `ending`
 //! (from the decision to the last marker), `engine` (whether it answers, and when it is listed),
-//! `listing` (what a listing means), `adopt` (rentals of an earlier life), `publishing` (what leaves
-//! the registry), `gpus` (which of them may be given, and what ails them).
+//! `listing` (what a listing means), `handing` (how GPUs get into containers), `verify` (whether they
+//! did), `gpus` (which of them may be given, and what ails them), `adopt` (rentals of an earlier
+//! life), `publishing` (what leaves the registry).
 
 mod admit;
 mod adopt;
@@ -18,6 +19,7 @@ mod engine;
 mod entry;
 mod fetches;
 mod gpus;
+mod handing;
 mod ledger;
 mod listing;
 mod observe;
@@ -25,6 +27,7 @@ mod operate;
 mod outcome;
 mod publishing;
 pub mod slots;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -37,7 +40,7 @@ use self::{
     entry::Entry,
     fetches::Fetches,
     ledger::Ledger,
-    slots::{Capacity, GpuView, Slots},
+    slots::{Capacity, ForeignClaims, GpuView, Slots},
 };
 use super::{
     effect::{Effect, FetchId, Fetched, Listed, OpDone, Ticket},
@@ -74,6 +77,8 @@ pub struct Options {
     pub policy: config::Policy,
     /// What every container gets.
     pub hardening: Hardening,
+    /// How GPUs are given.
+    pub gpu_rules: config::GpuRules,
     /// Host ports for rentals.
     pub port_range: crate::protocol::record::PortRange,
     /// Which GPUs may be given.
@@ -160,6 +165,8 @@ pub struct Registry {
     /// Repositories that somebody's credentials opened.
     private: BTreeSet<String>,
     slots: Slots,
+    /// What others hold, in their own words, at the last listing.
+    claims: ForeignClaims,
     engine: EngineView,
     connected: bool,
     /// The session has all records that there are: each change is sent.
@@ -173,6 +180,8 @@ pub struct Registry {
     inventory_complete: bool,
     gpus: Vec<Gpu>,
     ward: Ward,
+    /// Device files of each GPU that was ever listed.
+    nodes: BTreeMap<GpuUuid, Vec<String>>,
     records_dropped: u64,
     effects: Vec<Effect>,
 }
@@ -195,6 +204,7 @@ impl Registry {
             fetches: Fetches::default(),
             private: BTreeSet::new(),
             slots,
+            claims: ForeignClaims::default(),
             engine: EngineView::default(),
             connected: false,
             telling: false,
@@ -205,6 +215,7 @@ impl Registry {
             inventory_complete: false,
             gpus: Vec::new(),
             ward,
+            nodes: BTreeMap::new(),
             records_dropped: 0,
             effects: Vec::new(),
         }
@@ -300,6 +311,10 @@ impl Registry {
     }
 
     fn take_gpus(&mut self, found: Vec<Found>, complete: bool, now: Now) {
+        for found in &found {
+            let nodes = found.nodes.clone();
+            self.nodes.insert(found.gpu.uuid.clone(), nodes);
+        }
         let gpus: Vec<Gpu> = found.into_iter().map(|found| found.gpu).collect();
         // A GPU once listed stays listed for the epoch, also when it is lost.
         let lost = self
@@ -314,6 +329,7 @@ impl Registry {
             .collect::<Vec<_>>();
         self.gpus = gpus.into_iter().chain(lost).collect();
         self.inventory_complete = complete;
+        self.apply_claims();
         self.ward.list(&self.gpus, now.boot);
         self.gpus_changed(now);
         self.settle_leaving(now);

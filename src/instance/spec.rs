@@ -60,8 +60,12 @@ pub struct InstanceSpec {
     pub env: Vec<(String, SecretString)>,
     /// `None`: without GPUs.
     pub gpus: Option<GpuDemand>,
+    /// It runs without GPUs rather than not at all, where the engine has no GPU runtime.
+    pub gpus_optional: bool,
     /// Billionths of a core; `None`: the host decides.
     pub nano_cpus: Option<u64>,
+    /// As many cores as are asked for, where that is in whole ones.
+    pub whole_cores: Option<NonZeroU32>,
     /// Memory, swap included; `None`: the host decides.
     pub memory_bytes: Option<u64>,
     /// `/dev/shm`; `None`: the host decides.
@@ -99,6 +103,7 @@ impl InstanceSpec {
     /// Checks a spec as written. The error is the first fault: `invalid_spec` or `policy_denied`,
     /// with what is wrong, where, and what would be right.
     pub fn parse(wire: wire::InstanceSpec, hash: SpecHash, policy: &Policy) -> Result<Self, Error> {
+        let gpus_optional = wire.gpus.as_ref().is_some_and(|gpus| gpus.optional);
         let gpus = parse_gpus(wire.gpus)?;
         let image = parse_image(&wire.image, policy, "/spec/image")?;
         let auth = parse_credentials(wire.registry_auth, "/spec/registry_auth")?;
@@ -120,7 +125,9 @@ impl InstanceSpec {
             command: wire.command,
             env,
             gpus,
+            gpus_optional,
             nano_cpus,
+            whole_cores: nano_cpus.and_then(whole_cores),
             memory_bytes: wire.memory_bytes,
             shm_bytes: wire.shm_bytes,
             ports,
@@ -143,6 +150,12 @@ pub fn nano_cpus(cores: f64) -> Option<u64> {
     // A duration's conversion is exact and checked, and seconds to nanoseconds is the same factor.
     let nanos = Duration::try_from_secs_f64(cores).ok()?.as_nanos();
     u64::try_from(nanos).ok()
+}
+
+fn whole_cores(nano_cpus: u64) -> Option<NonZeroU32> {
+    let cores = u32::try_from(nano_cpus / 1_000_000_000).ok();
+    let cores = cores.filter(|_| nano_cpus.is_multiple_of(1_000_000_000));
+    cores.and_then(NonZeroU32::new)
 }
 
 /// Cores of so many billionths.
@@ -238,13 +251,6 @@ fn parse_gpus(request: Option<wire::GpuRequest>) -> Result<Option<GpuDemand>, Er
             ));
         }
     };
-    if request.optional {
-        let message = "this agent cannot do without the GPUs that are asked for: `optional` has to \
-                       be false or absent";
-        return Err(Error::new(ErrorCode::Unsupported, message)
-            .at(Stage::Validate)
-            .pointing("/spec/gpus/optional"));
-    }
     Ok(Some(demand))
 }
 
@@ -467,11 +473,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn gpus_that_one_could_do_without_are_not_served() {
-        let gpus = json!({ "count": 1, "optional": true });
-        let error = parse_json(&with("gpus", gpus)).unwrap_err();
-        assert_eq!(error.code, ErrorCode::Unsupported);
-        assert_eq!(error.detail.unwrap()["pointer"], "/spec/gpus/optional");
+    fn gpus_may_be_optional_and_the_label_says_so() {
+        for (written, optional) in [(json!(true), true), (json!(false), false)] {
+            let gpus = json!({ "count": 1, "optional": written });
+            let spec = parse_json(&with("gpus", gpus)).unwrap();
+            assert_eq!(spec.gpus_optional, optional);
+            assert_eq!(spec.public_json().contains("\"optional\":true"), optional);
+        }
+    }
+
+    #[test]
+    fn cores_are_whole_or_they_are_not() {
+        let whole = |cpus: f64| parse_json(&with("cpus", json!(cpus))).unwrap().whole_cores;
+        assert_eq!(whole(3.0), NonZeroU32::new(3));
+        assert_eq!(whole(1.5), None);
+        assert_eq!(whole(0.5), None);
+        let unsaid = parse_json(&with("gpus", json!({ "count": 1 }))).unwrap();
+        assert_eq!(unsaid.whole_cores, None);
     }
 
     #[test]

@@ -182,9 +182,9 @@ pub struct GpuRequest {
     #[schemars(with = "Option<Vec<GpuUuid>>", length(min = 1, max = MAX_GPUS))]
     #[schemars(extend("uniqueItems" = true))]
     pub uuids: Option<Vec<String>>,
-    /// Run without, where the engine has no GPU runtime. Not served: false or absent.
+    /// Run without, where the engine has no GPU runtime and the host's configuration allows that
+    /// (`gpu.on_missing_runtime`); GPUs that are taken are `gpu_unavailable` also then.
     #[serde(default)]
-    #[schemars(extend("enum" = [false, null]))]
     pub optional: bool,
 }
 

@@ -8,10 +8,12 @@
 //! Bollard writes whole request and response bodies, environments included, to the log at DEBUG and
 //! TRACE; `cli::logging` lets no library be heard below INFO.
 
+mod cdi;
 mod classify;
 mod connection;
 mod containers;
 mod events;
+mod evidence;
 mod facts;
 mod holders;
 mod images;
@@ -28,12 +30,9 @@ use self::{connection::Connection, holders::ForeignDevices};
 use super::{
     ContainerEvent, ContainerPlan, ContainerRuntime, EngineFacts, Holder, ImageFacts, LayerEvent,
     Listing, Observed, PullRequest, RuntimeError, VolumeLabels,
+    gpus::{Evidence, GpuNames},
 };
-use crate::{
-    clock::Timestamp,
-    config,
-    ids::{ContainerId, GpuUuid},
-};
+use crate::{clock::Timestamp, config, ids::ContainerId};
 
 /// Every name of ours begins with this, containers and markers alike.
 const NAME_PREFIX: &str = "rental-";
@@ -89,10 +88,14 @@ impl ContainerRuntime for Docker {
     }
 
     async fn list(&self) -> Result<Listing, RuntimeError> {
-        listing::list(&self.connection).await
+        listing::list(&self.connection, &self.foreign, self.own.as_ref()).await
     }
 
-    async fn holders(&self, gpus: &[GpuUuid], mine: &str) -> Result<Vec<Holder>, RuntimeError> {
+    async fn evidence(&self, name: &str, inside: bool) -> Result<Option<Evidence>, RuntimeError> {
+        evidence::evidence(&self.connection, name, inside).await
+    }
+
+    async fn holders(&self, gpus: &[GpuNames], mine: &str) -> Result<Vec<Holder>, RuntimeError> {
         let own = self.own.as_ref();
         holders::holders(&self.connection, &self.foreign, gpus, mine, own).await
     }

@@ -59,6 +59,12 @@ pub struct RuntimeError {
 }
 
 impl RuntimeError {
+    /// The engine has nothing that could hand out GPUs, whichever: it looked when it started.
+    pub fn lacks_gpu_runtime(&self) -> bool {
+        let said = "could not select device driver";
+        self.class == Class::GpuRuntime && self.message.contains(said)
+    }
+
     /// An error in the engine's words.
     pub fn new(
         operation: &'static str,

@@ -5,7 +5,8 @@ mod create;
 mod observe;
 
 pub use create::{create_body, remake_body};
-pub use observe::{holds, image_facts, observed_from_inspect, observed_from_summary};
+pub(super) use observe::first_visible;
+pub use observe::{image_facts, observed_from_inspect, observed_from_summary};
 
 /// Every label of ours begins with this; whatever an image says under it is overridden.
 pub const LABEL_PREFIX: &str = "rental-agent.";

@@ -302,6 +302,7 @@ fn options() -> Options {
             instances: 1,
             default_cpus: 1.0,
             default_memory_bytes: 1 << 30,
+            numa: Default::default(),
             pids_limit: 4096,
             log_max_bytes: 10 << 20,
             log_files: 3,
@@ -318,6 +319,7 @@ fn options() -> Options {
             runtime: None,
             driver_capabilities: "compute,utility".to_owned(),
         },
+        gpu_rules: Default::default(),
         port_range: PORTS,
         gpus: Default::default(),
     }

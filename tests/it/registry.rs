@@ -406,6 +406,7 @@ fn f55_a_terminate_wins_at_every_stage_of_a_deploy() {
         Kind::Create,
         Kind::Holders,
         Kind::Start,
+        Kind::SeeGpus,
         Kind::MarkReady,
         Kind::Inspect,
     ];

@@ -55,16 +55,24 @@ const LABELS: [&str; 9] = [
 
 /// Names of variables that choose GPUs, load code into programs or steer the engine's clients: by how
 /// they begin, in upper case.
-const GUARDED: [&str; 8] = [
+const GUARDED: [&str; 9] = [
     "CUDA_VISIBLE_DEVICES",
     "DOCKER_",
     "GLIBC_TUNABLES",
+    "GPU_DEVICE_ORDINAL",
     "HIP_VISIBLE_DEVICES",
     "LD_",
     "NVIDIA_",
     "RENTAL_AGENT",
     "ROCR_VISIBLE_DEVICES",
 ];
+
+/// `0-3,8`.
+fn is_processors(value: &Value) -> bool {
+    let list = value.as_str().unwrap_or_default();
+    let part = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    list.split(',').all(|text| !text.is_empty() && part(text))
+}
 
 /// Everything in `body` that is not allowed, in words.
 pub(crate) fn violations(body: &Value, rules: &Rules<'_>) -> Vec<String> {
@@ -111,6 +119,7 @@ impl Check<'_> {
                 "AutoRemove" | "Privileged" | "PublishAllPorts" => *value == json!(false),
                 "CapAdd" => is_set(value, &CAPABILITIES),
                 "CapDrop" => *value == json!(["ALL"]),
+                "CpusetCpus" => is_processors(value),
                 "DeviceRequests" => self.is_device_request(value),
                 "Init" => *value == json!(true),
                 "IpcMode" => *value == json!("private"),

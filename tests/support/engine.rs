@@ -29,11 +29,21 @@ pub(crate) struct Own {
     pub(crate) live_restore: bool,
     /// It takes device requests for GPUs, with a stand-in for the vendor's hook.
     pub(crate) gpus: bool,
+    /// It hands out devices by CDI; see [`Engine::cdi_spec`]. Only an engine of 25 and later can, which
+    /// [`cdi_engine`] names.
+    pub(crate) cdi: bool,
     /// How often it asks a registry for a layer before it gives up; 5 if not said otherwise, which
     /// takes a minute.
     pub(crate) download_attempts: Option<u32>,
     /// Its data lies on a file system of so many MiB.
     pub(crate) disk_mib: Option<u32>,
+}
+
+/// Folders with the programs of an engine that knows CDI, which `scripts/test soak` names; `None`
+/// where there is none.
+pub(crate) fn cdi_engine() -> Option<String> {
+    let paths = ["CDI_ENGINE_PATH", "LAB_ENGINE_PATH"].map(|name| std::env::var(name).ok());
+    paths.into_iter().flatten().find(|path| !path.is_empty())
 }
 
 #[derive(Debug)]
@@ -196,6 +206,11 @@ impl Engine {
         shim.expect("a shim of that container").0
     }
 
+    /// Writes a specification for CDI, as YAML; the name ends in `.yaml`.
+    pub(crate) fn cdi_spec(&self, name: &str, text: &str) {
+        fs::write(self.own_ref().path("cdi").join(name), text).expect("a specification");
+    }
+
     /// What the stand-in for the GPU vendor's hook was called for.
     pub(crate) fn hook(&self) -> &Hook {
         self.own_ref().hook.as_ref().expect("an engine with gpus")
@@ -245,6 +260,16 @@ impl OwnEngine {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the engine's log"))
             .stderr(log);
+        if self.options.cdi {
+            let folder = self.path("cdi");
+            fs::create_dir_all(&folder).expect("a folder for specifications");
+            let config = serde_json::json!({
+                "features": { "cdi": true }, "cdi-spec-dirs": [folder],
+            });
+            let file = self.path("daemon.json");
+            fs::write(&file, config.to_string()).expect("the engine's configuration");
+            command.arg("--config-file").arg(file);
+        }
         if self.options.live_restore {
             command.arg("--live-restore");
         }
@@ -260,7 +285,10 @@ impl OwnEngine {
             .hook
             .as_ref()
             .map(|hook| hook.folder().display().to_string());
-        let other = std::env::var("LAB_ENGINE_PATH").ok();
+        let other = match self.options.cdi {
+            true => cdi_engine(),
+            false => std::env::var("LAB_ENGINE_PATH").ok(),
+        };
         let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
         let folders: Vec<String> = [hook, other, Some(system)].into_iter().flatten().collect();
         folders.join(":")

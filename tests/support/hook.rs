@@ -32,6 +32,11 @@ impl Hook {
              id=$(printf %s \"$state\" | sed -n 's/.*\"id\":\"\\([^\"]*\\)\".*/\\1/p')\n\
              bundle=$(printf %s \"$state\" | sed -n 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/p')\n\
              cp \"$bundle/config.json\" \"{records}/$id.json\"\n\
+             pid=$(printf %s \"$state\" | sed -n 's/.*\"pid\":\\([0-9]*\\).*/\\1/p')\n\
+             root=$(sed -n 's/.*\"root\":{{\"path\":\"\\([^\"]*\\)\".*/\\1/p' \"$bundle/config.json\")\n\
+             for n in $(cat \"{records}/nodes\" 2>/dev/null); do\n\
+             nsenter -t \"$pid\" -m mknod \"$root/dev/nvidia$n\" c 195 \"$n\"\n\
+             done\n\
              while [ -e \"{records}/hold\" ]; do sleep 0.05; done\n\
              ! [ -e \"{records}/fail\" ]\n",
             records = hook.records.display()
@@ -59,6 +64,13 @@ impl Hook {
     /// From now on it fails, and with it each start.
     pub(crate) fn fail(&self) {
         fs::write(self.records.join("fail"), "").expect("fail");
+    }
+
+    /// From now on it makes the device files of these GPUs in each container, as the vendor's does of
+    /// the container's own.
+    pub(crate) fn makes_nodes(&self, numbers: &[u32]) {
+        let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        fs::write(self.records.join("nodes"), numbers.join("\n")).expect("nodes");
     }
 
     /// Whether it was called for this container.

@@ -32,7 +32,7 @@ mod rules;
 mod stub_registry;
 mod wait;
 
-pub(crate) use engine::{Engine, Own};
+pub(crate) use engine::{Engine, Own, cdi_engine};
 pub(crate) use image::BUSYBOX;
 pub(crate) use net::Net;
 pub(crate) use proxy::{Call, EngineProxy, Side};

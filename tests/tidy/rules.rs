@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "policy::*",
     "access::*",
     "gpu",
+    "gpu::affinity",
     "gpu::assign",
     "gpu::nvidia_smi::parse",
     "gpu::health",
@@ -32,6 +33,7 @@ const PURE: &[&str] = &[
     "gpu::xid",
     "runtime",
     "runtime::error",
+    "runtime::gpus",
     "session::backoff",
     "session::frames",
     "session::journal",
@@ -97,6 +99,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["api::*", "dev::*", "session::bearer"]),
     ("aws_lc_rs", &["session::authority", "dev::*"]),
     ("config", &["config::*"]),
+    ("yaml_rust2", &["runtime::docker::cdi"]),
     // The adapters behind the two seams are chosen where the program is put together.
     (
         "crate::runtime::docker",

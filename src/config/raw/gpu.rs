@@ -47,6 +47,13 @@ pub(in crate::config) struct Gpu {
     #[schemars(example = BTreeMap::from([("79", "replace")]))]
     #[schemars(extend("propertyNames" = { "pattern": "^[0-9]{1,9}$" }))]
     pub(in crate::config) xid_actions: BTreeMap<String, Action>,
+    /// Whether a rental has to show its GPUs before it is ready: strict refuses one whose GPUs can
+    /// be seen by no other means than the engine's own words, best_effort only one that shows
+    /// others, off none.
+    pub(in crate::config) verify: Verify,
+    /// Where the engine has no GPU runtime: refuse, or cpu, which lets rentals whose spec says
+    /// `gpus.optional` run without GPUs.
+    pub(in crate::config) on_missing_runtime: OnMissingRuntime,
 }
 
 impl Default for Gpu {
@@ -60,6 +67,8 @@ impl Default for Gpu {
             idle_memory_bytes: 512 * MIB,
             ignored_processes: Vec::new(),
             xid_actions: BTreeMap::new(),
+            verify: Verify::default(),
+            on_missing_runtime: OnMissingRuntime::default(),
         }
     }
 }
@@ -106,4 +115,38 @@ impl Default for GpuThresholds {
             ecc_uncorrected_max: 0,
         }
     }
+}
+
+/// Whether processors of the GPUs' memory node are preferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Numa {
+    #[default]
+    Prefer,
+    Off,
+}
+
+/// What a rental has to show of its GPUs before it is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Verify {
+    #[default]
+    BestEffort,
+    Strict,
+    Off,
+}
+
+/// What becomes of a deploy with GPUs where the engine cannot hand any out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum OnMissingRuntime {
+    #[default]
+    Refuse,
+    Cpu,
 }

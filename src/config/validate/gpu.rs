@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    super::{Gpu, fault::Faults, raw},
+    super::{Gpu, GpuRules, fault::Faults, raw},
     DRIVER_CAPABILITIES, absolute,
 };
 use crate::gpu::{
@@ -45,6 +45,10 @@ pub(super) fn check(
         nvml_library: raw.nvml_library,
         nvidia_smi: raw.nvidia_smi,
         driver_capabilities: text,
+        rules: GpuRules {
+            verify: raw.verify,
+            on_missing_runtime: raw.on_missing_runtime,
+        },
         cuda_library: raw.cuda_library,
         policy: Policy {
             thresholds: Thresholds {

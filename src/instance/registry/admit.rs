@@ -31,9 +31,26 @@ impl Registry {
             complete: self.inventory_complete,
         };
         let demand = Demand::of(&spec);
-        let allocation = self
+        let mut allocation = self
             .slots
             .reserve(&spec.instance_id, &demand, view, now.boot)?;
+        if let Some(error) = self.cannot_hand_over(&allocation.gpus) {
+            self.slots.forgo(&spec.instance_id);
+            if error.code != ErrorCode::GpuRuntimeMissing || !self.may_go_without(&spec) {
+                return Err(error);
+            }
+            let without = Demand {
+                gpus: None,
+                ..demand
+            };
+            let view = GpuView {
+                gpus: &self.gpus,
+                complete: self.inventory_complete,
+            };
+            allocation = self
+                .slots
+                .reserve(&spec.instance_id, &without, view, now.boot)?;
+        }
         spec.settle(allocation.nano_cpus, allocation.memory_bytes);
         Ok((spec, allocation))
     }

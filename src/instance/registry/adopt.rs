@@ -1,7 +1,7 @@
 //! Rentals of an earlier life are taken up where they were left: what a container and its markers
 //! tell becomes facts. Pure.
 
-use super::{Registry, ending::bare_end, entry::Entry, slots::Allocation};
+use super::{Registry, ending::bare_end, entry::Entry, slots::Allocation, verify::note_missing};
 use crate::{
     clock::Now,
     ids::{CommandId, InstanceId},
@@ -69,6 +69,8 @@ impl Registry {
         entry.facts.is_stopped = holdings.markers.is_stopped;
         if let Some(lease) = &holdings.markers.lease {
             entry.facts.marked_ready = true;
+            // Seen by an earlier life; what is missing by now a later look tells.
+            entry.facts.gpus_verified = true;
             entry.marked_ready_at = Some(lease.ready_at);
             entry.record.timeline.ready_at = Some(lease.ready_at);
         }
@@ -180,6 +182,9 @@ impl Registry {
             entry.record.gpus.clear();
             entry.record.ports.clear();
             entry.facts.has_gpus = false;
+        }
+        if spec.wants_gpus && labels.gpus.is_empty() {
+            note_missing(entry, labels.accepted_at);
         }
         self.slots.adopt(&entry.record.id, allocation);
         taken.map_or(Ok(()), Err)

@@ -1,6 +1,6 @@
 //! The deploy: the first of its id, and the same wish again. Pure.
 
-use super::{Registry, entry::Entry, fetches::fingerprint};
+use super::{Registry, entry::Entry, fetches::fingerprint, verify::note_missing};
 use crate::{
     clock::{Now, Timestamp},
     ids::{CommandId, InstanceId},
@@ -44,6 +44,9 @@ impl Registry {
         entry.record.command_id = Some(id.clone());
         entry.enter(Phase::Accepted, self.clock.at(now));
         entry.facts.has_gpus = !allocation.gpus.is_empty();
+        if spec.gpus.is_some() && allocation.gpus.is_empty() {
+            note_missing(&mut entry, self.clock.at(now));
+        }
         entry.stop_grace = spec.stop_grace;
         entry.spec = Some(Box::new(spec));
         entry.deploys.push(id.clone());

@@ -28,6 +28,9 @@ const STARTS_MAX: usize = 8;
 pub(super) struct EngineView {
     pub(super) status: EngineStatus,
     pub(super) facts: Option<EngineFacts>,
+    /// It was seen in its present life to have no GPU runtime, and said this. It looks for one when
+    /// it starts, and its event stream ends with its life: then this is forgotten.
+    pub(super) gpu_runtime_missing: Option<String>,
     /// Why nothing may be started on the rentals' network.
     pub(super) network_fault: Option<String>,
     /// It answered since it was last away, but has not been listed yet.
@@ -99,6 +102,7 @@ impl Registry {
         self.slots
             .set_capacity(Capacity::of(host, limits, *port_range));
         self.engine.facts = Some(facts);
+        self.engine.gpu_runtime_missing = None;
         // Listing follows after each reopened event stream, whether or not it was noticed to be away.
         self.engine.listed_again = 0;
         if self.engine.listing.is_none() {

@@ -16,7 +16,7 @@ use crate::{
         Instance, Phase,
         record::{Condition, Timeline},
     },
-    runtime::VolumeLabels,
+    runtime::{VolumeLabels, gpus::Means},
 };
 
 /// One rental.
@@ -38,6 +38,14 @@ pub(super) struct Entry {
     pub(super) op: Option<(OpId, Step)>,
     /// The write of the decision to end, which waits for nothing.
     pub(super) decision_op: Option<OpId>,
+    /// The look at its GPUs that is under way, beside everything else.
+    pub(super) gpu_op: Option<OpId>,
+    /// By what its GPUs were seen last.
+    pub(super) gpu_means: Option<Means>,
+    /// Its container was made to get its GPUs by CDI.
+    pub(super) by_cdi: bool,
+    /// CDI has failed for it.
+    pub(super) without_cdi: bool,
     /// The removal of its markers, once acked.
     pub(super) forget_op: Option<OpId>,
     /// The server has stored its final record.
@@ -108,6 +116,7 @@ impl Entry {
                 has_gpus: false,
                 soiled: false,
                 rechecked: false,
+                gpus_verified: false,
                 remake: false,
                 replace: false,
                 inspected: false,
@@ -119,6 +128,10 @@ impl Entry {
             stop_grace: Duration::from_secs(10),
             op: None,
             decision_op: None,
+            gpu_op: None,
+            gpu_means: None,
+            by_cdi: false,
+            without_cdi: false,
             forget_op: None,
             acked: false,
             touched,

@@ -21,7 +21,8 @@ impl Registry {
         self.engine.note_start(listing.engine_started_at);
         self.engine.note_network(listing.network_fault.clone());
         let sorted = reconcile::sort(listing, &self.options.agent_id);
-        self.slots.set_foreign(sorted.claims);
+        self.claims = sorted.claims;
+        self.apply_claims();
         self.private.extend(sorted.private);
         let absent: Vec<InstanceId> = self
             .entries
@@ -53,6 +54,7 @@ impl Registry {
             entry.is_provisional = false;
         }
         self.forgotten.retain(|_, at| *at >= ticket);
+        self.look_at_gpus();
         self.give_up_old_records(now);
     }
 

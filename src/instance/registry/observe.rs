@@ -145,11 +145,11 @@ impl Registry {
         }
         self.publish(id);
         // A hint that it died is followed before anything is promised.
-        if self
-            .entries
-            .get(id)
-            .is_some_and(|entry| entry.facts.marked_ready && !entry.dirty)
-        {
+        let may_be_told = |entry: &Entry| {
+            let has_gpus = !entry.facts.has_gpus || entry.facts.gpus_verified;
+            entry.facts.marked_ready && has_gpus && !entry.dirty
+        };
+        if self.entries.get(id).is_some_and(may_be_told) {
             self.ready(id, now);
         }
     }
@@ -178,6 +178,7 @@ impl Registry {
             entry.facts.presence = Presence::Startable;
             entry.facts.rechecked = false;
             entry.facts.inspected = false;
+            entry.facts.gpus_verified = false;
             entry.restart_of = detail.started_at;
             entry.record.restarts = entry.record.restarts.saturating_add(1);
             entry.enter(Phase::Restarting, at);

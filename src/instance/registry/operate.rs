@@ -3,14 +3,17 @@
 use super::{Registry, ending::final_record};
 use crate::{
     clock::Now,
-    ids::InstanceId,
+    config::Numa,
+    gpu::affinity,
+    ids::{GpuUuid, InstanceId},
     instance::{
         effect::{Effect, EngineOp, OpId, Waiter},
         lifecycle::{self, DecisionMarker, Step},
         marker::{self, ContainerFacts, Marker},
+        spec::InstanceSpec,
     },
-    protocol::Phase,
-    runtime::{ContainerPlan, HostPort},
+    protocol::{Phase, record::Gpu},
+    runtime::{ContainerPlan, HostPort, gpus::Handing},
 };
 
 /// `/dev/shm` where nobody says anything, as the engine has it.
@@ -27,6 +30,7 @@ impl Registry {
     /// Begins what comes next for a rental, if nothing is under way and the engine answers.
     pub(super) fn drive(&mut self, id: &InstanceId, now: Now) {
         self.write_decision(id, now);
+        self.skip_verification(id);
         let can_judge = self.can_judge();
         let Some(entry) = self.entries.get(id) else {
             return;
@@ -47,6 +51,7 @@ impl Registry {
             | Step::Recheck
             | Step::Remake
             | Step::Start
+            | Step::VerifyGpus
             | Step::Replace
             | Step::Inspect
             | Step::MarkReady
@@ -90,6 +95,7 @@ impl Registry {
             Step::AwaitImage
             | Step::AwaitDecision
             | Step::LookUp
+            | Step::VerifyGpus
             | Step::Replace
             | Step::Inspect
             | Step::MarkReady
@@ -112,15 +118,20 @@ impl Registry {
     fn operation(&mut self, id: &InstanceId, step: Step, now: Now) -> Option<EngineOp> {
         let at = self.clock.at(now);
         let agent = self.options.agent_id.clone();
+        let entry = self.entries.get(id)?;
+        let gpus = self.names(&entry.record.gpus);
+        let inside = self.are_nvidias(&entry.record.gpus);
         let entry = self.entries.get_mut(id)?;
         let name = entry.name();
         Some(match step {
             Step::LookUp | Step::Inspect => EngineOp::Inspect { name },
-            Step::Create => return self.plan(id).map(|plan| EngineOp::Create(Box::new(plan))),
-            Step::Recheck => EngineOp::Holders {
-                name,
-                gpus: entry.record.gpus.clone(),
-            },
+            Step::Create => {
+                let plan = self.plan(id)?;
+                self.entries.get_mut(id)?.by_cdi = plan.handing == Handing::Cdi;
+                EngineOp::Create(Box::new(plan))
+            }
+            Step::Recheck => EngineOp::Holders { name, gpus },
+            Step::VerifyGpus => EngineOp::SeeGpus { name, inside },
             Step::Remake => EngineOp::Remake { name },
             Step::Start => EngineOp::Start { name },
             Step::Replace | Step::Remove => EngineOp::Remove { name },
@@ -198,12 +209,23 @@ impl Registry {
             labels,
             ports: ports.collect(),
             gpus: record.gpus.clone(),
+            handing: self.handing(&record.gpus, entry.without_cdi),
             nano_cpus: i64::try_from(allocation.nano_cpus).unwrap_or(i64::MAX),
+            cpuset: self.cpuset(spec, &record.gpus),
             memory_bytes: i64::try_from(allocation.memory_bytes).unwrap_or(i64::MAX),
             shm_bytes: shm_bytes(spec.shm_bytes, allocation.memory_bytes, record.gpus.len()),
             hardening: self.options.hardening.clone(),
             stop_grace: spec.stop_grace,
         })
+    }
+
+    /// The processors near its GPUs, for one that asks for whole cores.
+    fn cpuset(&self, spec: &InstanceSpec, gpus: &[GpuUuid]) -> Option<String> {
+        let wanted = self.options.limits.numa == Numa::Prefer;
+        let cores = spec.whole_cores.filter(|_| wanted)?;
+        let known = self.gpus.iter().filter(|gpu| gpus.contains(&gpu.uuid));
+        let known: Vec<&Gpu> = known.collect();
+        affinity::near(&known, cores.get(), self.options.host.cpus)
     }
 
     fn want_image(&mut self, id: &InstanceId) {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Registry, ending::STUCK_AFTER};
+use super::{Registry, ending::STUCK_AFTER, verify::note_missing};
 use crate::{
     clock::Now,
     ids::InstanceId,
@@ -36,6 +36,13 @@ impl Registry {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
+        if entry.gpu_op.take_if(|op| *op == done.id).is_some() {
+            // It has only looked.
+            if let Ok(OpOutput::GpusSeen(seen)) = done.result {
+                self.gpus_seen_again(&id, seen.as_deref(), now);
+            }
+            return;
+        }
         entry.touched = touched;
         if entry.decision_op == Some(done.id) {
             entry.decision_op = None;
@@ -81,7 +88,9 @@ impl Registry {
             OpOutput::Started => {
                 entry.facts.presence = Presence::Live;
                 entry.facts.inspected = false;
+                entry.facts.gpus_verified = false;
             }
+            OpOutput::GpusSeen(seen) => self.gpus_seen(id, seen.as_deref(), now),
             OpOutput::Stopped => entry.facts.presence = Presence::Finished,
             OpOutput::Removed => {
                 entry.facts.presence = Presence::Absent;
@@ -190,6 +199,12 @@ impl Registry {
         let can_move = entry.spec.is_some() && entry.record.restarts == 0;
         // A container whose start failed holds no GPU in the eyes of others.
         entry.facts.rechecked = false;
+        if error.class == Class::GpuRuntime && self.hand_over_anew(id, error) {
+            return self.went_without(id, now);
+        }
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
         match error.class {
             Class::NotFound => entry.facts.presence = Presence::Unknown,
             Class::PortTaken if can_move && entry.tries.ports < PORT_TRIES => {
@@ -224,6 +239,14 @@ impl Registry {
             | Class::InUse
             | Class::Failed => self.fail(id, lifecycle::failure(Stage::Start, error), now),
         }
+    }
+
+    fn went_without(&mut self, id: &InstanceId, now: Now) {
+        let at = self.clock.at(now);
+        if let Some(entry) = self.entries.get_mut(id).filter(|e| !e.facts.has_gpus) {
+            note_missing(entry, at);
+        }
+        self.publish(id);
     }
 
     /// A stranger has one of the ports: the container is made anew with others.

@@ -94,6 +94,9 @@ pub struct GpuView<'a> {
 pub struct ForeignClaims {
     /// GPUs of containers that are not ours.
     pub gpus: BTreeSet<GpuUuid>,
+    /// What such containers hold in words that labels do not have; which GPUs those are, the
+    /// registry says.
+    pub devices: BTreeSet<String>,
     /// Host ports of such containers.
     pub ports: BTreeSet<u16>,
     /// There is a container that may hold any GPU. A GPU whose owner is unknown is busy.
@@ -227,6 +230,13 @@ impl Slots {
     /// Takes back what `instance` was promised and never used: its ports need no rest.
     pub fn forgo(&mut self, instance: &InstanceId) {
         self.held.remove(instance);
+    }
+
+    /// Takes back the GPUs alone of one that goes on without; it has never run.
+    pub fn give_back_gpus(&mut self, instance: &InstanceId) {
+        if let Some(held) = self.held.get_mut(instance) {
+            held.gpus.clear();
+        }
     }
 
     /// Notes what a container that was found has, whatever there is: it runs, so it has it.

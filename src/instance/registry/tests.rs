@@ -6,6 +6,8 @@
     reason = "an operation that a test does not expect ends it, whichever it is"
 )]
 
+pub(super) mod gpus;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -19,6 +21,7 @@ use crate::{
     protocol::{EndReason, ErrorCode, Incoming, Outcome, Phase, Reply, decode, record::PortRange},
     runtime::{
         Class, ContainerState, Detail, Holder, Listing, Observed, RuntimeError, VolumeLabels,
+        gpus::Listed,
     },
 };
 
@@ -29,6 +32,7 @@ fn a_deploy_that_was_refused_while_the_engine_was_away_stays_refused() {
     rig.pass(6);
     assert_eq!(rig.outcomes("c1"), [Outcome::Rejected]);
     rig.list_with(vec![rig.running()]);
+    rig.see_gpus();
     rig.mark();
     while let Some((id, op)) = rig.ops.pop_front() {
         assert!(matches!(op, EngineOp::Inspect { .. }), "{op:?}");
@@ -203,6 +207,7 @@ fn a_removal_that_hangs_is_looked_at_less_and_less_and_called_stuck() {
 fn a_marker_whose_answer_was_lost_is_removed_with_the_others() {
     let mut rig = Rig::new();
     rig.list_all(vec![rig.running()], Vec::new());
+    rig.see_gpus();
     let (id, op) = rig.op();
     assert!(matches!(op, EngineOp::PutMarker(_)), "{op:?}");
     rig.answer(id, Err(error(Class::Unknown)));
@@ -477,6 +482,14 @@ impl Rig {
         })));
     }
 
+    /// The rental's GPUs are looked at, and are what the engine says.
+    fn see_gpus(&mut self) {
+        let (id, op) = self.op();
+        assert!(matches!(op, EngineOp::SeeGpus { .. }), "{op:?}");
+        let seen = gpus::evidence(Listed::Unasked);
+        self.answer(id, Ok(OpOutput::GpusSeen(seen)));
+    }
+
     /// The next operation writes a marker, which the engine takes.
     fn mark(&mut self) -> VolumeLabels {
         let (id, op) = self.op();
@@ -537,6 +550,7 @@ impl Rig {
             name: "rental-r-1".to_owned(),
             created_at: Timestamp::from_millis(1_799_999_900_000),
             state,
+            devices: Vec::new(),
             labels: labels_for(&ContainerFacts {
                 agent_id: &"agent-1".parse().unwrap(),
                 instance_id: &instance(),
@@ -669,6 +683,7 @@ fn options() -> Options {
             instances: 6,
             default_cpus: 1.0,
             default_memory_bytes: 1 << 30,
+            numa: Default::default(),
             pids_limit: 512,
             log_max_bytes: 1 << 20,
             log_files: 2,
@@ -685,6 +700,7 @@ fn options() -> Options {
             runtime: None,
             driver_capabilities: String::new(),
         },
+        gpu_rules: Default::default(),
         port_range: PortRange {
             first: 30_000,
             last: 30_003,

@@ -25,6 +25,8 @@ const SETTLED_BYTES: usize = 80;
 pub struct PublicSpec {
     /// What runs.
     pub image: Reference,
+    /// It asked for GPUs.
+    pub wants_gpus: bool,
     /// Effective, in billionths of a core; absent where nobody settled it.
     pub nano_cpus: Option<u64>,
     /// Effective; absent where nobody settled it.
@@ -79,6 +81,8 @@ struct Written<'a> {
 struct Read {
     image: String,
     #[serde(default)]
+    gpus: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
     nano_cpus: Option<u64>,
     #[serde(default)]
     memory_bytes: Option<u64>,
@@ -94,10 +98,14 @@ impl InstanceSpec {
     /// The `.spec` label: the spec as JSON without values of environment variables and credentials,
     /// at most [`MAX_PUBLIC_SPEC_BYTES`].
     pub fn public_json(&self) -> String {
-        let gpus = self.gpus.as_ref().map(|demand| match demand {
+        let mut gpus = self.gpus.as_ref().map(|demand| match demand {
             GpuDemand::Count(count) => serde_json::json!({ "count": count }),
             GpuDemand::Uuids(uuids) => serde_json::json!({ "uuids": uuids }),
         });
+        if let Some(serde_json::Value::Object(gpus)) = gpus.as_mut().filter(|_| self.gpus_optional)
+        {
+            gpus.insert("optional".to_owned(), true.into());
+        }
         let written = Written {
             instance_id: self.instance_id.as_str(),
             image: self.image.to_string(),
@@ -146,6 +154,7 @@ impl InstanceSpec {
             parse_stop_grace(read.stop_grace_s.unwrap_or(10.0)).map_err(InvalidPublicSpec)?;
         Ok(PublicSpec {
             image,
+            wants_gpus: read.gpus.is_some(),
             nano_cpus: read.nano_cpus,
             memory_bytes: read.memory_bytes,
             ports: read.ports,
@@ -196,6 +205,7 @@ mod tests {
             read,
             PublicSpec {
                 image: spec.image,
+                wants_gpus: true,
                 nano_cpus: Some(1_500_000_000),
                 memory_bytes: Some(1 << 30),
                 ports: spec.ports,

@@ -27,6 +27,7 @@ pub(super) enum Operation {
     Image,
     Pull,
     Events,
+    Exec,
 }
 
 impl Operation {
@@ -50,6 +51,7 @@ impl Operation {
             Self::Image => "image",
             Self::Pull => "pull",
             Self::Events => "events",
+            Self::Exec => "exec",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One container: made, started, stopped, removed, looked at.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, os::unix::fs::MetadataExt, time::Duration};
 
 use bollard::{
     models::{ContainerCreateBody, ContainerInspectResponse},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ids::ContainerId,
-    runtime::{Class, ContainerPlan, Observed, RuntimeError, translate},
+    runtime::{Class, ContainerPlan, Observed, RuntimeError, gpus::Handing, translate},
 };
 
 /// The engine may wait 10 s for the exit after its KILL, twice; the rest is for a busy machine.
@@ -57,7 +57,22 @@ pub(super) async fn create(
         operation: Operation::Create,
         subject: &plan.name,
     };
-    create_from(connection, call, translate::create_body(plan)).await
+    let mut body = translate::create_body(plan);
+    if let (Handing::Files(paths), Some(host)) = (&plan.handing, &mut body.host_config) {
+        host.group_add = Some(owning_groups(paths).await);
+    }
+    create_from(connection, call, body).await
+}
+
+/// Which groups of the host may open these files, by number, since an image names its groups as it
+/// likes. What cannot be seen, from inside a container for one, is left out.
+async fn owning_groups(paths: &[String]) -> Vec<String> {
+    let mut groups = BTreeSet::new();
+    for path in paths {
+        let gid = tokio::fs::metadata(path).await.map(|file| file.gid());
+        groups.extend(gid.ok().filter(|gid| *gid != 0));
+    }
+    groups.iter().map(ToString::to_string).collect()
 }
 
 /// Three calls: the engine has no "once more". Whoever dies between the second and the third leaves
@@ -149,7 +164,7 @@ async fn create_from(
         .map_err(|_| call.nonsense("container id"))
 }
 
-async fn raw_inspect(
+pub(super) async fn raw_inspect(
     connection: &Connection,
     call: Call<'_>,
     limit: Duration,

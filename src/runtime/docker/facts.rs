@@ -1,8 +1,11 @@
 //! What the engine says of itself.
 
+use std::collections::BTreeSet;
+
 use bollard::models::{SystemInfo, SystemVersion};
 
 use super::{
+    cdi,
     classify::Operation,
     connection::{CONTROL, Call, Connection},
     containers::found,
@@ -20,7 +23,9 @@ pub(super) async fn engine(connection: &Connection) -> Result<EngineFacts, Runti
         info(connection),
         started_at(connection)
     );
-    Ok(facts(version?, info?, started_at?))
+    let info = info?;
+    let cdi_devices = cdi::devices(&info).await;
+    Ok(facts(version?, info, started_at?, cdi_devices))
 }
 
 /// One call.
@@ -71,10 +76,15 @@ async fn info(connection: &Connection) -> Result<SystemInfo, RuntimeError> {
     connection.call(call, CONTROL, info).await
 }
 
-fn facts(version: SystemVersion, info: SystemInfo, started_at: Option<Timestamp>) -> EngineFacts {
+fn facts(
+    version: SystemVersion,
+    info: SystemInfo,
+    started_at: Option<Timestamp>,
+    cdi_devices: BTreeSet<String>,
+) -> EngineFacts {
     let mut runtimes: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
     runtimes.sort();
-    // Directories are named even where none has a device; what it really resolves shows at start.
+    // Folders are named even where none has a device.
     let cdi = info.cdi_spec_dirs.is_some_and(|dirs| !dirs.is_empty());
     EngineFacts {
         engine: Engine {
@@ -86,11 +96,13 @@ fn facts(version: SystemVersion, info: SystemInfo, started_at: Option<Timestamp>
                 .cgroup_version
                 .map(|v| v.to_string())
                 .unwrap_or_default(),
-            gpu_runtime: cdi || runtimes.iter().any(|name| name == "nvidia"),
+            gpu_runtime: cdi_devices.iter().any(|name| name.contains("/gpu="))
+                || runtimes.iter().any(|name| name == "nvidia"),
             runtimes,
             cdi,
         },
         started_at,
+        cdi_devices,
         security_options: info
             .security_options
             .unwrap_or_default()

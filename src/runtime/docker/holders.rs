@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,7 +13,8 @@ use crate::{
     ids::{ContainerId, GpuUuid},
     runtime::{
         ContainerState, Holder, Observed, RuntimeError,
-        translate::{LABEL_GPUS, holds},
+        gpus::{ALL, GpuNames, holds},
+        translate::LABEL_GPUS,
     },
 };
 
@@ -36,7 +38,7 @@ pub(super) struct ForeignDevices(Mutex<HashMap<ContainerId, Vec<String>>>);
 pub(super) async fn holders(
     connection: &Connection,
     foreign: &ForeignDevices,
-    gpus: &[GpuUuid],
+    gpus: &[GpuNames],
     mine: &str,
     agent: Option<&ContainerId>,
 ) -> Result<Vec<Holder>, RuntimeError> {
@@ -56,7 +58,7 @@ pub(super) async fn holders(
 async fn among(
     connection: &Connection,
     foreign: &ForeignDevices,
-    gpus: &[GpuUuid],
+    gpus: &[GpuNames],
     containers: Vec<Observed>,
 ) -> Result<Vec<Holder>, RuntimeError> {
     stream::iter(containers)
@@ -70,7 +72,7 @@ async fn among(
 async fn holder(
     connection: &Connection,
     foreign: &ForeignDevices,
-    gpus: &[GpuUuid],
+    gpus: &[GpuNames],
     listed: Observed,
 ) -> Result<Option<Holder>, RuntimeError> {
     let known = match labelled(&listed) {
@@ -80,7 +82,7 @@ async fn holder(
     let held = |devices: &[String]| -> Vec<GpuUuid> {
         gpus.iter()
             .filter(|gpu| holds(devices, gpu))
-            .cloned()
+            .map(|gpu| gpu.uuid.clone())
             .collect()
     };
     if known
@@ -102,6 +104,32 @@ async fn holder(
     let gpus = held(&devices);
     let holds_some = !gpus.is_empty() && inspected.is_live();
     Ok(holds_some.then(|| as_holder(&inspected, gpus)))
+}
+
+/// GPUs that a container of a list holds beside those that its labels name: those of one that is no
+/// rental. One call, once ever for each. `all` where that cannot be told: what is not known to be free
+/// is not.
+pub(super) async fn devices(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    listed: &Observed,
+    limit: Duration,
+) -> Vec<String> {
+    if labelled(listed).is_some() || !listed.is_live() {
+        return Vec::new();
+    }
+    if let Some(known) = foreign.get(&listed.id) {
+        return known;
+    }
+    match containers::inspect_within(connection, listed.id.as_str(), limit).await {
+        Ok(Some(inspected)) => foreign.learn(&inspected),
+        Ok(None) => Vec::new(),
+        Err(error) => {
+            let container = &listed.name;
+            tracing::warn!(container, %error, "nobody knows its GPUs: it may hold any");
+            vec![ALL.to_owned()]
+        }
+    }
 }
 
 /// What a rental of any agent says of itself. Others are not believed: an image may carry the label.
@@ -135,7 +163,7 @@ impl ForeignDevices {
         detail.device_ids
     }
 
-    fn forget_all_but(&self, live: &[Observed]) {
+    pub(super) fn forget_all_but(&self, live: &[Observed]) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|id, _| live.iter().any(|container| container.id == *id));
     }

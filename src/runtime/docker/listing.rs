@@ -9,8 +9,11 @@ use super::{
     NAME_PREFIX,
     classify::Operation,
     connection::{CONTROL, Call, Connection},
-    containers, facts, filters, volumes,
+    containers, facts, filters,
+    holders::{self, ForeignDevices},
+    volumes,
 };
+use crate::ids::ContainerId;
 use crate::runtime::{ContainerState, Listing, Observed, RuntimeError, VolumeLabels, translate};
 
 /// Inspects at once: an inspect takes the engine 0.2 ms, so that more would win nothing.
@@ -20,15 +23,22 @@ const AT_ONCE: usize = 8;
 /// container delays a list but never prevents it.
 const INSPECT: Duration = Duration::from_secs(5);
 
-/// Three calls at once, then one for each rental that does not run.
-pub(super) async fn list(connection: &Connection) -> Result<Listing, RuntimeError> {
+/// Three calls at once, then one for each rental that does not run, and one, once ever, for each live
+/// container that is no rental. The agent's own has no GPU, whatever it sees.
+pub(super) async fn list(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    own: Option<&ContainerId>,
+) -> Result<Listing, RuntimeError> {
     let (containers, volumes, engine_started_at) = tokio::join!(
         containers(connection, &[]),
         volumes(connection),
         facts::started_at(connection),
     );
-    let containers = stream::iter(containers?)
-        .map(|container| with_detail(connection, container))
+    let containers = containers?;
+    foreign.forget_all_but(&containers);
+    let containers = stream::iter(containers)
+        .map(|container| completed(connection, foreign, own, container))
         .buffered(AT_ONCE)
         .filter_map(std::future::ready)
         .collect()
@@ -89,6 +99,19 @@ async fn volumes(connection: &Connection) -> Result<Vec<VolumeLabels>, RuntimeEr
         .filter(|volume| volume.name.starts_with(NAME_PREFIX))
         .map(volumes::labels)
         .collect())
+}
+
+async fn completed(
+    connection: &Connection,
+    foreign: &ForeignDevices,
+    own: Option<&ContainerId>,
+    listed: Observed,
+) -> Option<Observed> {
+    let mut container = with_detail(connection, listed).await?;
+    if Some(&container.id) != own {
+        container.devices = holders::devices(connection, foreign, &container, INSPECT).await;
+    }
+    Some(container)
 }
 
 /// A rental that does not run, as its inspect shows it, which is newer than the list; nothing when

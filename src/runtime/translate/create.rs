@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use bollard::models::{
-    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, DeviceRequest, HostConfig,
-    HostConfigLogConfig, PortBinding, PortMap, ResourcesUlimits, RestartPolicy,
+    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, DeviceMapping, DeviceRequest,
+    HostConfig, HostConfigLogConfig, PortBinding, PortMap, ResourcesUlimits, RestartPolicy,
     RestartPolicyNameEnum,
 };
 use secrecy::ExposeSecret;
@@ -12,7 +12,10 @@ use secrecy::ExposeSecret;
 use super::LABEL_PREFIX;
 use crate::{
     protocol::record::PortProtocol,
-    runtime::{ContainerPlan, Hardening, HostPort},
+    runtime::{
+        ContainerPlan, Hardening, HostPort,
+        gpus::{Handing, cdi_name},
+    },
 };
 
 /// Enough for package managers, su-like programs, web servers and an sshd's sessions; raw sockets,
@@ -108,17 +111,17 @@ fn argv(plan: &ContainerPlan) -> (Option<Vec<String>>, Option<Vec<String>>) {
 /// names; an entry without `=` removes what the image sets.
 fn environment(plan: &ContainerPlan) -> Vec<String> {
     let mut env = Vec::new();
-    if plan.gpus.is_empty() {
-        env.push(format!("{VISIBLE_DEVICES}=void"));
-    } else {
+    // Whatever else hands them over, NVIDIA's runtime must not add what it thinks is meant.
+    let by_runtime = !plan.gpus.is_empty() && plan.handing == Handing::Request;
+    if by_runtime {
         let uuids: Vec<&str> = plan.gpus.iter().map(|gpu| gpu.as_str()).collect();
         env.push(format!("{VISIBLE_DEVICES}={}", uuids.join(",")));
         let capabilities = &plan.hardening.driver_capabilities;
         env.push(format!("{DRIVER_CAPABILITIES}={capabilities}"));
+    } else {
+        env.push(format!("{VISIBLE_DEVICES}=void"));
     }
-    let ours = |name: &str| {
-        name == VISIBLE_DEVICES || (name == DRIVER_CAPABILITIES && !plan.gpus.is_empty())
-    };
+    let ours = |name: &str| name == VISIBLE_DEVICES || (name == DRIVER_CAPABILITIES && by_runtime);
     let from_plan = plan.env.iter().filter(|(name, _)| !is_guarded(name));
     env.extend(from_plan.map(|(name, value)| format!("{name}={}", value.expose_secret())));
     let from_image = plan.image.env_names.iter();
@@ -130,19 +133,21 @@ fn environment(plan: &ContainerPlan) -> Vec<String> {
     env
 }
 
-/// Variables that choose GPUs or load code into every program, hooks of the runtime included:
-/// neither an image nor a tenant sets them.
+/// Variables that choose GPUs or load code into every program, hooks of the runtime included, or
+/// speak for the agent: neither an image nor a tenant sets them. `LD_LIBRARY_PATH` an image keeps:
+/// without theirs most images for CUDA would not find their libraries.
 fn is_guarded(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    name.starts_with("NVIDIA_")
+    let by_beginning = ["NVIDIA_", "LD_", "RENTAL_AGENT"];
+    let by_beginning = by_beginning.iter().any(|start| name.starts_with(start));
+    (by_beginning && name != "LD_LIBRARY_PATH")
         || matches!(
             name.as_str(),
-            "LD_PRELOAD"
-                | "LD_AUDIT"
-                | "GLIBC_TUNABLES"
+            "GLIBC_TUNABLES"
                 | "CUDA_VISIBLE_DEVICES"
                 | "ROCR_VISIBLE_DEVICES"
                 | "HIP_VISIBLE_DEVICES"
+                | "GPU_DEVICE_ORDINAL"
         )
 }
 
@@ -169,6 +174,8 @@ fn host_config(plan: &ContainerPlan) -> HostConfig {
         // Equal to the memory: no swap on top.
         memory_swap: Some(plan.memory_bytes),
         nano_cpus: Some(plan.nano_cpus),
+        // Memory stays free to come from other nodes: near is better, out of memory is worse.
+        cpuset_cpus: plan.cpuset.clone(),
         pids_limit: Some(hardening.pids_limit),
         shm_size: Some(plan.shm_bytes),
         ulimits: (!hardening.ulimits.is_empty()).then(|| ulimits(hardening)),
@@ -185,20 +192,44 @@ fn host_config(plan: &ContainerPlan) -> HostConfig {
         ipc_mode: Some("private".to_owned()),
         publish_all_ports: Some(false),
         port_bindings: Some(port_bindings(&plan.ports)),
-        device_requests: (!plan.gpus.is_empty()).then(|| vec![device_request(plan)]),
+        device_requests: device_request(plan).map(|request| vec![request]),
+        devices: device_files(plan),
         runtime: hardening.runtime.clone(),
         ..HostConfig::default()
     }
 }
 
 /// By UUID, never by number: a number would mean "any", and "any" includes those of others.
-fn device_request(plan: &ContainerPlan) -> DeviceRequest {
-    DeviceRequest {
-        driver: Some(String::new()),
-        device_ids: Some(plan.gpus.iter().map(|gpu| gpu.to_string()).collect()),
-        capabilities: Some(vec![vec!["gpu".to_owned()]]),
-        count: None,
-        options: None,
+fn device_request(plan: &ContainerPlan) -> Option<DeviceRequest> {
+    let gpus = Some(plan.gpus.iter()).filter(|_| !plan.gpus.is_empty())?;
+    match plan.handing {
+        Handing::Request => Some(DeviceRequest {
+            driver: Some(String::new()),
+            device_ids: Some(gpus.map(ToString::to_string).collect()),
+            capabilities: Some(vec![vec!["gpu".to_owned()]]),
+            count: None,
+            options: None,
+        }),
+        // The engine refuses a number or capabilities beside the names.
+        Handing::Cdi => Some(DeviceRequest {
+            driver: Some("cdi".to_owned()),
+            device_ids: Some(gpus.map(cdi_name).collect()),
+            ..DeviceRequest::default()
+        }),
+        Handing::Files(_) => None,
+    }
+}
+
+/// To be read and written; to make more of them is nobody's right.
+fn device_files(plan: &ContainerPlan) -> Option<Vec<DeviceMapping>> {
+    let mapping = |path: &String| DeviceMapping {
+        path_on_host: Some(path.clone()),
+        path_in_container: Some(path.clone()),
+        cgroup_permissions: Some("rw".to_owned()),
+    };
+    match &plan.handing {
+        Handing::Files(paths) => Some(paths.iter().map(mapping).collect()),
+        Handing::Request | Handing::Cdi => None,
     }
 }
 

@@ -10,13 +10,16 @@ use bollard::models::{
 
 use crate::{
     clock::Timestamp,
-    ids::{ContainerId, GpuUuid},
+    ids::ContainerId,
     protocol::record::PortProtocol,
-    runtime::{ContainerState, Detail, HostPort, ImageFacts, Observed},
+    runtime::{ContainerState, Detail, HostPort, ImageFacts, Observed, gpus::ALL},
 };
 
-/// Stands for "some GPUs, which ones is the runtime's choice".
-const ALL: &str = "all";
+/// As many words about GPUs of one container count; more than any host has GPUs.
+const MAX_WORDS: usize = 256;
+
+/// What NVIDIA's runtime goes by.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES=";
 
 /// One line of the list. `None` when it has no id that can be read.
 pub fn observed_from_summary(summary: ContainerSummary) -> Option<Observed> {
@@ -31,6 +34,7 @@ pub fn observed_from_summary(summary: ContainerSummary) -> Option<Observed> {
         state: summary.state.map_or(ContainerState::Other, summary_state),
         labels: summary.labels.unwrap_or_default().into_iter().collect(),
         ports: ports.into_iter().collect(),
+        devices: Vec::new(),
         detail: None,
     })
 }
@@ -47,30 +51,24 @@ pub fn observed_from_inspect(inspect: ContainerInspectResponse) -> Option<Observ
         Some(map) if !map.is_empty() => bound_ports(&map),
         Some(_) | None => bound_ports(&host.port_bindings.clone().unwrap_or_default()),
     };
+    let config = inspect.config.unwrap_or_default();
+    let env = config.env.unwrap_or_default();
     Some(Observed {
         name: inspect.name?.trim_start_matches('/').to_owned(),
         id,
         created_at: inspect.created?.parse().ok()?,
         state: kind,
-        labels: inspect
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
         ports,
-        detail: Some(detail(state, &host)),
+        devices: Vec::new(),
+        detail: Some(detail(state, &host, &env)),
     })
 }
 
-/// Whether a container with these [`Detail::device_ids`] holds `gpu`, or may hold it: what cannot be
-/// told apart from it (a count, an index) counts as it.
-pub fn holds(device_ids: &[String], gpu: &GpuUuid) -> bool {
-    device_ids.iter().any(|id| {
-        // A CDI name ends in `=<device>`.
-        let id = id.rsplit('=').next().unwrap_or(id);
-        id == ALL || id.parse::<u32>().is_ok() || id == gpu.as_str()
-    })
+/// `NVIDIA_VISIBLE_DEVICES` in an environment: the first, which is what a program sees.
+pub(in crate::runtime) fn first_visible(env: &[String]) -> Option<&str> {
+    let mut values = env.iter().filter_map(|entry| entry.strip_prefix(VISIBLE));
+    values.next()
 }
 
 /// What an image's inspect says.
@@ -125,7 +123,7 @@ fn inspect_state(state: Status) -> ContainerState {
     }
 }
 
-fn detail(state: State, host: &HostConfig) -> Detail {
+fn detail(state: State, host: &HostConfig, env: &[String]) -> Detail {
     Detail {
         exit_code: state.exit_code.unwrap_or(0),
         error: state.error.unwrap_or_default(),
@@ -133,7 +131,7 @@ fn detail(state: State, host: &HostConfig) -> Detail {
         started_at: state.started_at.as_deref().and_then(moment),
         finished_at: state.finished_at.as_deref().and_then(moment),
         pid: u32::try_from(state.pid.unwrap_or(0)).unwrap_or(0),
-        device_ids: device_ids(host.device_requests.as_deref().unwrap_or_default()),
+        device_ids: device_ids(host, env),
     }
 }
 
@@ -143,15 +141,51 @@ fn moment(text: &str) -> Option<Timestamp> {
     (!never).then(|| text.parse().ok()).flatten()
 }
 
-fn device_ids(requests: &[DeviceRequest]) -> Vec<String> {
+/// What a container says of GPUs, each word once, by whichever way it says it.
+fn device_ids(host: &HostConfig, env: &[String]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
-    for request in requests {
-        match request.device_ids.as_deref().unwrap_or_default() {
-            [] if request.count.unwrap_or(0) != 0 => ids.push(ALL.to_owned()),
-            named => ids.extend(named.iter().cloned()),
-        }
+    for request in host.device_requests.iter().flatten() {
+        ids.extend(requested(request));
+    }
+    let files = host.devices.iter().flatten();
+    let files = files.filter_map(|device| device.path_on_host.clone());
+    ids.extend(files.filter(|path| is_of_gpus(path)));
+    // The engine names its default runtime here, too.
+    if host
+        .runtime
+        .as_deref()
+        .is_some_and(|name| name.starts_with("nvidia"))
+    {
+        let visible = first_visible(env).unwrap_or_default();
+        let none = ["", "void", "none"].contains(&visible);
+        ids.extend(visible.split(',').filter(|_| !none).map(str::to_owned));
+    }
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    if ids.len() > MAX_WORDS {
+        return vec![ALL.to_owned()];
     }
     ids
+}
+
+fn requested(request: &DeviceRequest) -> Vec<String> {
+    match request.device_ids.as_deref().unwrap_or_default() {
+        [] if request.count.unwrap_or(0) != 0 => vec![ALL.to_owned()],
+        named => named.to_vec(),
+    }
+}
+
+/// Device files, and folders of them, that GPUs and their like are behind.
+fn is_of_gpus(path: &str) -> bool {
+    [
+        "/dev/nvidia",
+        "/dev/dri",
+        "/dev/accel",
+        "/dev/vfio",
+        "/dev/kfd",
+    ]
+    .iter()
+    .any(|start| path.starts_with(start))
 }
 
 fn listed_port(port: &PortSummary) -> Option<HostPort> {

@@ -2,7 +2,10 @@
 
 use rental_agent::{
     ids::GpuUuid,
-    runtime::{Class, Holder},
+    runtime::{
+        Class, Holder,
+        gpus::{GpuNames, Listed, Means, judge},
+    },
 };
 
 use super::*;
@@ -10,6 +13,10 @@ use crate::lab::{EngineProxy, Own};
 
 fn gpu(letter: &str) -> GpuUuid {
     format!("GPU-{letter}").parse().unwrap()
+}
+
+fn named(letter: &str) -> GpuNames {
+    GpuNames::bare(gpu(letter))
 }
 
 async fn bench() -> Bench {
@@ -31,7 +38,7 @@ async fn rental(bench: &Bench, part: &str, letters: &[&str]) -> ContainerPlan {
 }
 
 async fn names(bench: &Bench, letters: &[&str], but: &str) -> Vec<String> {
-    let gpus: Vec<GpuUuid> = letters.iter().map(|letter| gpu(letter)).collect();
+    let gpus: Vec<GpuNames> = letters.iter().map(|letter| named(letter)).collect();
     let holders = bench.docker.holders(&gpus, but).await.unwrap();
     let mut names: Vec<String> = holders.into_iter().map(|holder| holder.name).collect();
     names.sort();
@@ -145,7 +152,7 @@ async fn a_created_container_holds_its_gpus_until_its_start_has_failed() {
     let id = bench.docker.create(&plan).await.unwrap();
     let holders = bench
         .docker
-        .holders(&[gpu("a"), gpu("b")], "")
+        .holders(&[named("a"), named("b")], "")
         .await
         .unwrap();
     let created_at = bench.seen(&plan.name).await.created_at;
@@ -159,6 +166,93 @@ async fn a_created_container_holds_its_gpus_until_its_start_has_failed() {
     assert_eq!(holders, [holder]);
     bench.docker.start(&plan.name).await.unwrap_err();
     assert_eq!(names(&bench, &["a"], "").await, [""; 0]);
+}
+
+/// What a container is seen to have: by the engine's words, by its device files, and by the word of a
+/// program in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_has_of_gpus_is_seen_from_outside_and_from_inside() {
+    let bench = bench().await;
+    let with_node = |letter: &str, number: u32| GpuNames {
+        nodes: vec![format!("/dev/nvidia{number}")],
+        ..named(letter)
+    };
+    let a = [with_node("a", 240)];
+    let bare = rental(&bench, "bare", &["a"]).await;
+    bench.run(&bare).await;
+    let seen = bench.docker.evidence(&bare.name, true).await.unwrap();
+    let seen = seen.unwrap();
+    assert_eq!(seen.configured, ["GPU-a"]);
+    assert_eq!(seen.visible.as_deref(), Some("GPU-a"));
+    assert_eq!(seen.listed, Listed::Unasked, "its image has no nvidia-smi");
+    assert_eq!(judge(&a, &seen), Ok(Means::Inspect));
+
+    bench.engine.hook().makes_nodes(&[240]);
+    let good = rental(&bench, "good", &["a"]).await;
+    bench.run(&good).await;
+    let seen = bench.docker.evidence(&good.name, true).await.unwrap();
+    let mut seen = seen.unwrap();
+    assert_eq!(judge(&a, &seen), Ok(Means::Devices), "{seen:?}");
+    seen.listed = Listed::Unasked;
+    let error = judge(&[with_node("a", 241)], &seen).unwrap_err();
+    assert!(error.contains("/dev/nvidia240"), "{error}");
+
+    bench.engine.hook().makes_nodes(&[240, 242]);
+    let two = rental(&bench, "two", &["a"]).await;
+    bench.run(&two).await;
+    let seen = bench.docker.evidence(&two.name, false).await.unwrap();
+    let error = judge(&a, &seen.unwrap()).unwrap_err();
+    assert!(error.contains("/dev/nvidia240, /dev/nvidia242"), "{error}");
+
+    bench.docker.stop(&two.name, Duration::ZERO).await.unwrap();
+    let seen = bench.docker.evidence(&two.name, true).await.unwrap();
+    assert!(!seen.unwrap().runs);
+    assert_eq!(
+        bench.docker.evidence("rental-nobody", true).await.unwrap(),
+        None
+    );
+}
+
+/// F71: what the list tells of containers that are no rentals, each looked at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_says_which_gpus_strangers_hold() {
+    let bench = bench().await;
+    let run = |name: &str, more: &[&str]| {
+        let start = ["run", "-d", "--name", name];
+        let end = [BUSYBOX, "sleep", "1000"];
+        bench.engine.docker(&[&start[..], more, &end[..]].concat());
+    };
+    run("by-uuid", &["--gpus", "device=GPU-a"]);
+    run("by-count", &["--gpus", "2"]);
+    run("by-file", &["--device", "/dev/null:/dev/nvidia7"]);
+    run("none", &["-e", "NVIDIA_VISIBLE_DEVICES=all"]);
+    // Made, and not started: the lab itself may not be allowed to.
+    let privileged = ["create", "--name", "privileged", "--privileged"];
+    let end = [BUSYBOX, "sleep", "1000"];
+    bench.engine.docker(&[&privileged[..], &end[..]].concat());
+    let own = rental(&bench, "own", &["b"]).await;
+    bench.run(&own).await;
+    let proxy = EngineProxy::start(&bench.engine);
+    let docker = Docker::connect(&proxy.config(&bench.engine), &network()).unwrap();
+    docker.ping().await.unwrap();
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        proxy.forget();
+        let listing = docker.list().await.unwrap();
+        counts.push(proxy.calls().len());
+        let devices = |name: &str| {
+            let mut containers = listing.containers.iter();
+            let found = containers.find(|container| container.name == name);
+            found.expect("it is listed").devices.clone()
+        };
+        assert_eq!(devices("by-uuid"), ["GPU-a"]);
+        assert_eq!(devices("by-count"), ["all"]);
+        for name in ["by-file", "none", "privileged", &own.name] {
+            assert_eq!(devices(name), [""; 0], "{name}");
+        }
+    }
+    // The first time there is a look at each of the five.
+    assert_eq!(counts, [8, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,7 +272,7 @@ async fn the_question_costs_one_call_when_nothing_conflicts() {
     let mut counts = Vec::new();
     for _ in 0..3 {
         proxy.forget();
-        assert_eq!(docker.holders(&[gpu("b")], &b.name).await.unwrap(), []);
+        assert_eq!(docker.holders(&[named("b")], &b.name).await.unwrap(), []);
         counts.push(proxy.calls().len());
     }
     // The first time: the version, the list, and a look at the container that is not a rental.

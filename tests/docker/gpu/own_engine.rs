@@ -1,9 +1,10 @@
 //! One engine, one or two agents, GPUs that are stand-ins.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt};
 
 use rental_agent::{
     dev::AgentView,
+    ids::InstanceId,
     protocol::{
         Error, ErrorCode, Instance, Outcome, Phase, Stage,
         record::{Gpu, GpuState},
@@ -67,6 +68,217 @@ async fn a_rental_without_gpus_sees_none() {
     assert!(!engine.hook().was_called(&seen.id));
 }
 
+/// F-S6: what an image would like to see is not what it gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_asks_for_all_gpus_gets_those_of_its_rental_or_none() {
+    let engine = engine_with_gpus();
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(2);
+    world.up().await;
+    world.image = greedy_image(&engine);
+    let (id, record) = world.deploy_ready(&world.sleeper().gpus(1)).await;
+    assert_eq!(record.gpus.len(), 1);
+    let one = record.gpus[0].as_str();
+    let container = world.running(&id).await.id;
+    assert_eq!(engine.hook().visible_devices(&container)[0], one);
+    assert_only(&engine, &id, one);
+
+    let (id, _) = world.deploy_ready(&world.sleeper()).await;
+    let container = world.running(&id).await.id;
+    assert!(!engine.hook().was_called(&container));
+    assert_only(&engine, &id, "void");
+}
+
+/// An image whose variables ask for every GPU and load a library into every program.
+fn greedy_image(engine: &Engine) -> String {
+    let name = "lab/greedy:1";
+    let changes = [
+        "ENV NVIDIA_VISIBLE_DEVICES=all",
+        "ENV NVIDIA_DRIVER_CAPABILITIES=all",
+        "ENV NVIDIA_REQUIRE_CUDA=cuda>=1.0",
+        "ENV CUDA_VISIBLE_DEVICES=0,1",
+        "ENV LD_PRELOAD=/tmp/evil.so",
+        "ENV LD_LIBRARY_PATH=/usr/local/cuda/lib64",
+    ];
+    engine.import(name, &changes);
+    name.to_owned()
+}
+
+/// What the first process sees of its GPUs, and that the image's other words are gone.
+fn assert_only(engine: &Engine, id: &InstanceId, visible: &str) {
+    let name = container_name(id);
+    let env = engine.docker(&[
+        "exec",
+        &name,
+        "sh",
+        "-c",
+        "tr '\\000' '\\n' </proc/1/environ",
+    ]);
+    let env: Vec<&str> = env.lines().collect();
+    let values: Vec<&str> = env
+        .iter()
+        .filter_map(|entry| entry.strip_prefix("NVIDIA_VISIBLE_DEVICES="))
+        .collect();
+    assert_eq!(values[0], visible, "{env:?}");
+    for gone in ["CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "NVIDIA_REQUIRE_CUDA"] {
+        assert!(!env.iter().any(|entry| entry.starts_with(gone)), "{env:?}");
+    }
+    assert!(
+        env.contains(&"LD_LIBRARY_PATH=/usr/local/cuda/lib64"),
+        "{env:?}"
+    );
+}
+
+/// An image with a stand-in for `nvidia-smi` that says `says`, a script.
+fn image_with_smi(engine: &Engine, says: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("nvidia-smi");
+    std::fs::write(&script, format!("#!/bin/sh\n{says}\n")).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let image = "lab/smi:1".to_owned();
+    engine.docker(&["create", "--name", "maker", crate::lab::BUSYBOX, "true"]);
+    engine.docker(&["cp", script.to_str().unwrap(), "maker:/bin/nvidia-smi"]);
+    engine.docker(&["commit", "maker", &image]);
+    engine.docker(&["rm", "maker"]);
+    image
+}
+
+fn condition<'a>(record: &'a Instance, kind: &str) -> Option<&'a str> {
+    let mut conditions = record.conditions.iter();
+    let found = conditions.find(|condition| condition.kind == kind);
+    found.map(|condition| condition.reason.as_str())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gpus_are_verified_before_ready_by_the_strongest_means_that_there_is() {
+    let engine = engine_with_gpus();
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(2);
+    world.up().await;
+    let (_, record) = world.deploy_ready(&world.sleeper().gpus(1)).await;
+    assert_eq!(condition(&record, "gpus_verified"), Some("inspect"));
+    let says = "[ \"$1\" = -L ] && echo \"GPU 0: NVIDIA Stand-in (UUID: $NVIDIA_VISIBLE_DEVICES)\"";
+    world.image = image_with_smi(&engine, says);
+    let (_, record) = world.deploy_ready(&world.sleeper().gpus(1)).await;
+    assert_eq!(condition(&record, "gpus_verified"), Some("nvidia_smi"));
+    let (_, record) = world.deploy_ready(&world.sleeper()).await;
+    assert_eq!(condition(&record, "gpus_verified"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rental_that_shows_a_wrong_gpu_or_shows_none_where_it_has_to_fails() {
+    let engine = engine_with_gpus();
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(1);
+    world.set_env("RENTAL_AGENT__GPU__VERIFY", "strict");
+    world.up().await;
+    let (_, error) = world.deploy_failed(&world.sleeper().gpus(1)).await;
+    assert_eq!(error.code, ErrorCode::GpuUnavailable, "{error:?}");
+    assert!(error.message.contains("gpu.verify"), "{error:?}");
+    world.image = image_with_smi(&engine, "echo 'GPU 0: Other (UUID: GPU-wrong)'");
+    let (_, error) = world.deploy_failed(&world.sleeper().gpus(1)).await;
+    assert_eq!(error.code, ErrorCode::GpuUnavailable, "{error:?}");
+    assert!(error.message.contains("GPU-wrong"), "{error:?}");
+    world.wait_idle().await;
+    world.assert_clean().await;
+}
+
+/// Engine 26 with CDI, a specification written by hand: environment and a device file for each GPU.
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_by_cdi_a_rental_gets_its_gpus_and_an_image_that_asks_for_all_no_other() {
+    let Some(engine) = engine_with_cdi() else {
+        return;
+    };
+    engine.cdi_spec("nvidia.yaml", &cdi_spec(&[0, 1]));
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(3);
+    world.up().await;
+    world.image = greedy_image(&engine);
+    let one = world.sleeper().gpu_uuids(&[&gpu_uuid(1)]);
+    let (id, _) = world.deploy_ready(&one).await;
+    let seen = world.running(&id).await;
+    let host = seen.inspect.host_config.unwrap();
+    let request = &host.device_requests.unwrap()[0];
+    assert_eq!(request.driver.as_deref(), Some("cdi"));
+    let name = format!("nvidia.com/gpu={}", gpu_uuid(1));
+    assert_eq!(request.device_ids, Some(vec![name]));
+    let name = container_name(&id);
+    let files = engine.docker(&["exec", &name, "ls", "/dev"]);
+    let files: Vec<&str> = files
+        .lines()
+        .filter(|file| file.starts_with("nvidia"))
+        .collect();
+    assert_eq!(files, ["nvidia241"]);
+    let first = engine.docker(&[
+        "exec",
+        &name,
+        "sh",
+        "-c",
+        "tr '\\000' '\\n' </proc/1/environ",
+    ]);
+    let count = first
+        .lines()
+        .filter(|line| line.starts_with("STAND_IN="))
+        .count();
+    assert_eq!(count, 1, "{first}");
+    assert_only(&engine, &id, "void");
+
+    let (id, _) = world.deploy_ready(&world.sleeper()).await;
+    let files = engine.docker(&["exec", &container_name(&id), "ls", "/dev"]);
+    assert!(!files.contains("nvidia"), "{files}");
+    assert_only(&engine, &id, "void");
+}
+
+/// The engine has no GPU runtime beside CDI, and the specification has lost the device since the agent
+/// read it: the container is made anew with a request, which says what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn soak_a_gpu_that_cdi_does_not_resolve_is_asked_for_by_uuid_once() {
+    let Some(engine) = engine_with_cdi() else {
+        return;
+    };
+    engine.cdi_spec("nvidia.yaml", &cdi_spec(&[0, 1]));
+    let mut world = World::own(&engine).await;
+    let _nvml = world.with_gpus(2);
+    world.up().await;
+    engine.cdi_spec("nvidia.yaml", &cdi_spec(&[0]));
+    let lost = world.sleeper().gpu_uuids(&[&gpu_uuid(1)]);
+    let (_, error) = world.deploy_failed(&lost).await;
+    assert_eq!(error.code, ErrorCode::GpuRuntimeMissing, "{error:?}");
+    world.wait_log("CDI failed").await;
+    let kept = world.sleeper().gpu_uuids(&[&gpu_uuid(0)]);
+    world.deploy_ready(&kept).await;
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "who runs the tests has to know what was not shown"
+)]
+fn engine_with_cdi() -> Option<Engine> {
+    if crate::lab::cdi_engine().is_none() {
+        eprintln!("SKIPPED: no engine that knows CDI; `scripts/test soak` gets one where it can");
+        return None;
+    }
+    Some(Engine::own(Own {
+        cdi: true,
+        ..Own::default()
+    }))
+}
+
+/// Of the stand-in's GPUs with these numbers. Their device files are null devices by another name.
+fn cdi_spec(numbers: &[u32]) -> String {
+    let devices: Vec<serde_json::Value> = numbers
+        .iter()
+        .map(|n| {
+            let node = json!({
+                "path": format!("/dev/nvidia{}", 240 + n), "type": "c", "major": 1, "minor": 3,
+            });
+            let edits = json!({ "deviceNodes": [node], "env": [format!("STAND_IN={n}")] });
+            json!({ "name": gpu_uuid(*n), "containerEdits": edits })
+        })
+        .collect();
+    json!({ "cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": devices }).to_string()
+}
+
 /// An engine that cannot hand out GPUs.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_gpu_runtime_the_deploy_says_what_the_host_lacks() {
@@ -76,6 +288,13 @@ async fn without_a_gpu_runtime_the_deploy_says_what_the_host_lacks() {
     world.up().await;
     let (_, error) = world.deploy_failed(&world.sleeper().gpus(1)).await;
     assert_eq!(error.code, ErrorCode::GpuRuntimeMissing, "{error:?}");
+    assert_eq!(error.stage, Some(Stage::Start));
+    // The engine looks for one only when it starts, so that by now it is known.
+    let (_, error) = world.deploy_failed(&world.sleeper().gpus(1)).await;
+    assert_eq!(error.code, ErrorCode::GpuRuntimeMissing, "{error:?}");
+    assert_eq!(error.stage, Some(Stage::Admit));
+    assert!(error.message.contains("container toolkit"), "{error:?}");
+    world.wait_idle().await;
     world.assert_clean().await;
 }
 

@@ -9,11 +9,12 @@ use std::{
 
 use rental_agent::{
     clock::{self, Timestamp},
-    ids::{ContainerId, GpuUuid},
+    ids::ContainerId,
     runtime::{
         Class, ContainerEvent, ContainerPlan, ContainerRuntime, ContainerState, Detail,
         EngineFacts, Holder, ImageFacts, LayerEvent, Listing, Observed, PullRequest, RuntimeError,
         VolumeLabels,
+        gpus::{Evidence, GpuNames, Listed},
     },
 };
 use tokio::sync::Semaphore;
@@ -99,7 +100,25 @@ impl ContainerRuntime for Engine {
         })
     }
 
-    async fn holders(&self, _: &[GpuUuid], _: &str) -> Result<Vec<Holder>, RuntimeError> {
+    async fn evidence(&self, name: &str, _: bool) -> Result<Option<Evidence>, RuntimeError> {
+        let held = self.held();
+        let seen = held.containers.get(name).map(|(seen, _)| seen);
+        Ok(seen.map(|seen| {
+            let gpus = seen.labels.get("rental-agent.gpus");
+            let gpus = gpus.into_iter().flat_map(|gpus| gpus.split(','));
+            Evidence {
+                container: seen.id.clone(),
+                runs: seen.state == ContainerState::Running,
+                configured: gpus.map(str::to_owned).collect(),
+                visible: None,
+                nodes: None,
+                host_nodes: Default::default(),
+                listed: Listed::Unasked,
+            }
+        }))
+    }
+
+    async fn holders(&self, _: &[GpuNames], _: &str) -> Result<Vec<Holder>, RuntimeError> {
         Ok(Vec::new())
     }
 
@@ -123,6 +142,7 @@ impl ContainerRuntime for Engine {
             state: ContainerState::Created,
             labels: plan.labels.clone(),
             ports: plan.ports.clone(),
+            devices: Vec::new(),
             detail: Some(Detail::default()),
         };
         let env = plan.env.iter();

@@ -133,6 +133,9 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["compute,", "everything", "compute utility"],
     ),
     ("gpu.nvml_library", &["libnvidia-ml.so.1"]),
+    ("gpu.verify", &["yes", "Strict"]),
+    ("gpu.on_missing_runtime", &["ignore"]),
+    ("resources.numa", &["on", "true"]),
     (
         "host.boot_id_file",
         &["boot_id", "/nonexistent", "/dev/null"],

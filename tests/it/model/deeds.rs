@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Create,
     Holders,
     Start,
+    SeeGpus,
     Inspect,
     Remake,
     Stop,
@@ -39,6 +40,7 @@ pub(crate) fn kind(op: &EngineOp) -> Kind {
         EngineOp::Create(_) => Kind::Create,
         EngineOp::Holders { .. } => Kind::Holders,
         EngineOp::Start { .. } => Kind::Start,
+        EngineOp::SeeGpus { .. } => Kind::SeeGpus,
         EngineOp::Inspect { .. } => Kind::Inspect,
         EngineOp::Remake { .. } => Kind::Remake,
         EngineOp::Stop { .. } => Kind::Stop,
@@ -57,6 +59,7 @@ pub(crate) fn target(op: &EngineOp) -> Option<&str> {
     match op {
         EngineOp::Holders { name, .. }
         | EngineOp::Start { name }
+        | EngineOp::SeeGpus { name, .. }
         | EngineOp::Inspect { name }
         | EngineOp::Remake { name }
         | EngineOp::Stop { name, .. }
@@ -79,7 +82,8 @@ impl Rules {
     ) -> Check {
         let kind = kind(op);
         rule!(self.visible, name::BLIND, "{id}: {kind:?}");
-        let beside = |kind: &Kind| *kind != Kind::MarkEnding;
+        // The decision is written at once, and a look at GPUs changes nothing.
+        let beside = |kind: &Kind| !matches!(kind, Kind::MarkEnding | Kind::SeeGpus);
         let alone = !beside(&kind) || !in_flight.iter().any(beside);
         rule!(
             alone,
@@ -134,6 +138,7 @@ impl Rules {
             }
             EngineOp::RemoveMarkers(names) => self.may_forget(id, names, around)?,
             EngineOp::Holders { .. }
+            | EngineOp::SeeGpus { .. }
             | EngineOp::Inspect { .. }
             | EngineOp::Examine { .. }
             | EngineOp::Verify { .. } => {}

@@ -14,6 +14,7 @@ use rental_agent::{
     runtime::{
         Class, ContainerEvent, ContainerPlan, ContainerState, Detail, Holder, HostPort, Listing,
         Observed, VolumeLabels,
+        gpus::{Evidence, GpuNames, Listed},
     },
 };
 
@@ -112,6 +113,7 @@ impl SimContainer {
             state: self.state,
             labels: self.labels.clone(),
             ports: self.ports.clone(),
+            devices: Vec::new(),
             detail: with_detail.then(|| self.detail.clone()),
         }
     }
@@ -215,6 +217,7 @@ impl SimEngine {
             EngineOp::Create(plan) => self.create(plan, fault, at),
             EngineOp::Holders { name, gpus } => Ok(OpOutput::Holders(self.holders(gpus, name))),
             EngineOp::Start { .. } => self.start(target, fault, at),
+            EngineOp::SeeGpus { name, .. } => Ok(OpOutput::GpusSeen(self.evidence(name))),
             EngineOp::Inspect { name } => Ok(OpOutput::Inspected(self.inspect(name))),
             EngineOp::Remake { .. } => self.remake(target, fault, at),
             EngineOp::Stop { .. } => self.stop(target, fault, at),
@@ -296,11 +299,26 @@ impl SimEngine {
     }
 
     /// Live containers that hold one of these; none where `mine` is the only one.
-    fn holders(&self, gpus: &[GpuUuid], mine: &str) -> Vec<Holder> {
+    fn evidence(&self, name: &str) -> Option<Box<Evidence>> {
+        let seen = self.named(name)?;
+        Some(Box::new(Evidence {
+            container: seen.id.clone(),
+            runs: seen.runs(),
+            configured: seen.gpus.iter().map(ToString::to_string).collect(),
+            visible: None,
+            nodes: None,
+            host_nodes: BTreeSet::new(),
+            listed: Listed::Unasked,
+        }))
+    }
+
+    fn holders(&self, gpus: &[GpuNames], mine: &str) -> Vec<Holder> {
         let all: Vec<Holder> = self
             .containers
             .values()
-            .filter(|c| c.holds_gpus() && c.gpus.iter().any(|gpu| gpus.contains(gpu)))
+            .filter(|c| {
+                c.holds_gpus() && c.gpus.iter().any(|gpu| gpus.iter().any(|n| n.uuid == *gpu))
+            })
             .map(|c| Holder {
                 id: c.id.clone(),
                 name: c.name.clone(),

@@ -94,6 +94,7 @@ pub(crate) fn options(boot_id: &str) -> Options {
             instances: 6,
             default_cpus: 1.0,
             default_memory_bytes: 1 << 30,
+            numa: Default::default(),
             pids_limit: 512,
             log_max_bytes: 1 << 20,
             log_files: 2,
@@ -110,6 +111,7 @@ pub(crate) fn options(boot_id: &str) -> Options {
             runtime: None,
             driver_capabilities: "compute,utility".to_owned(),
         },
+        gpu_rules: Default::default(),
         port_range: range,
         gpus: rental_agent::gpu::ward::Policy {
             wipe: true,
@@ -128,6 +130,7 @@ pub(crate) fn engine_facts(started_at: Option<Timestamp>) -> EngineFacts {
             ..Engine::default()
         },
         started_at,
+        cdi_devices: Default::default(),
         security_options: vec!["name=seccomp,profile=builtin".to_owned()],
         architecture: "amd64".to_owned(),
         root_dir: "/var/lib/docker".to_owned(),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::tests::{Rig, gpu};
+use super::super::tests::{Rig, gpu, gpus::evidence};
 use super::*;
 use crate::{
     gpu::{GpuProcess, Reading, Recovery, Vitals},
@@ -14,6 +14,7 @@ use crate::{
         Phase,
         record::{Condition, Gpu, GpuState},
     },
+    runtime::gpus::Listed,
 };
 
 fn idle() -> Reading {
@@ -310,6 +311,7 @@ impl Rig {
                 EngineOp::Examine { .. } => OpOutput::Examined(None, None),
                 EngineOp::Remove { .. } => OpOutput::Removed,
                 EngineOp::Verify { .. } => OpOutput::Verified(None, false),
+                EngineOp::SeeGpus { .. } => OpOutput::GpusSeen(evidence(Listed::Unasked)),
                 EngineOp::Remake { .. } | EngineOp::RemoveMarkers(_) => panic!("{op:?}"),
             };
             self.answer(id, Ok(output));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{GpuView, Slots};
@@ -89,6 +91,7 @@ pub(super) fn choose_gpus(
             for uuid in uuids {
                 check_one(slots, uuid, view)?;
             }
+            check_vendor(uuids, view)?;
             Ok(uuids.clone())
         }
         GpuDemand::Count(count) => {
@@ -121,6 +124,24 @@ fn check_one(slots: &Slots, uuid: &GpuUuid, view: GpuView<'_>) -> Result<(), Err
     Err(about(uuid, error))
 }
 
+/// A container gets the driver of one vendor.
+fn check_vendor(uuids: &[GpuUuid], view: GpuView<'_>) -> Result<(), Error> {
+    let asked = view.gpus.iter().filter(|gpu| uuids.contains(&gpu.uuid));
+    let vendors: BTreeSet<&str> = asked.map(|gpu| gpu.vendor.as_str()).collect();
+    if vendors.len() <= 1 {
+        return Ok(());
+    }
+    let vendors: Vec<&str> = vendors.into_iter().collect();
+    let message = format!(
+        "the GPUs asked for are of {}; all GPUs of a rental have to be of one vendor",
+        vendors.join(" and ")
+    );
+    Err(Error {
+        retry: Retry::Never,
+        ..unavailable(message)
+    })
+}
+
 fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<GpuUuid>, Error> {
     let in_state = |state: GpuState| {
         let gpus = view.gpus.iter();
@@ -138,7 +159,7 @@ fn choose_count(slots: &Slots, count: usize, view: GpuView<'_>) -> Result<Vec<Gp
     let gpus = view.gpus.iter();
     let cleaned = gpus.filter(|gpu| slots.is_being_cleaned(&gpu.uuid)).count();
     let message = format!(
-        "{count} GPUs are asked, {} of {} are free and healthy",
+        "{count} GPUs of one vendor are asked, {} of {} are free and healthy",
         free.len(),
         view.gpus.len()
     );

@@ -397,6 +397,7 @@ fn the_capacity_is_the_host_less_what_is_kept() {
     };
     let limits = ResourceLimits {
         gpus: None,
+        numa: Default::default(),
         reserve_cpus: 0.5,
         reserve_memory_bytes: 2 * GIB,
         reserve_disk_bytes: 10 * GIB,
@@ -420,4 +421,29 @@ fn the_capacity_is_the_host_less_what_is_kept() {
             instances: 3,
         }
     );
+}
+
+#[test]
+fn the_gpus_of_a_rental_are_of_one_vendor() {
+    let mut gpus = four();
+    gpus[1].vendor = "amd".to_owned();
+    gpus[2].vendor = "amd".to_owned();
+    let mut slots = slots();
+    let error = slots
+        .reserve(&id("a"), &by_uuid(&[0, 1]), view(&gpus), NOW)
+        .unwrap_err();
+    assert_eq!(
+        (error.code, error.retry),
+        (ErrorCode::GpuUnavailable, Retry::Never)
+    );
+    assert!(error.message.contains("amd and nvidia"), "{error}");
+    assert!(
+        slots
+            .reserve(&id("a"), &by_count(3), view(&gpus), NOW)
+            .is_err()
+    );
+    let two = slots.reserve(&id("a"), &by_count(2), view(&gpus), NOW);
+    assert_eq!(two.unwrap().gpus, [uuid(0), uuid(3)]);
+    let two = slots.reserve(&id("b"), &by_count(2), view(&gpus), NOW);
+    assert_eq!(two.unwrap().gpus, [uuid(1), uuid(2)]);
 }

@@ -15,6 +15,7 @@ fn what_an_engine_says_of_itself() {
         serde_json::from_value(version).unwrap(),
         serde_json::from_value(info).unwrap(),
         None,
+        BTreeSet::new(),
     );
     assert_eq!(facts.engine.version, "20.10.24");
     assert_eq!(facts.engine.api_version, "1.41");

@@ -22,7 +22,9 @@ fn plan() -> ContainerPlan {
         ]),
         ports: Vec::new(),
         gpus: Vec::new(),
+        handing: Handing::Request,
         nano_cpus: 1_500_000_000,
+        cpuset: None,
         memory_bytes: 2_147_483_648,
         shm_bytes: 67_108_864,
         hardening: Hardening {
@@ -75,12 +77,46 @@ fn a_rental_with_everything() {
         port(53, 30_001, PortProtocol::Udp),
     ];
     plan.gpus = vec!["GPU-b".parse().unwrap(), "GPU-a".parse().unwrap()];
+    plan.cpuset = Some("0-3,8-11".to_owned());
     plan.hardening.sudo = true;
     plan.hardening.runtime = Some("nvidia".to_owned());
     plan.hardening.ulimits = vec![("nofile".to_owned(), 1024, 4096)];
     plan.image.env_names = words(&["PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_REQUIRE_CUDA"]);
     plan.image.label_names = words(&["maintainer", "rental-agent.spec", "rental-agent.gpus"]);
     insta::assert_json_snapshot!(body(&plan));
+}
+
+#[test]
+fn gpus_by_cdi_are_named_and_nothing_else_may_add_any() {
+    let mut plan = plan();
+    plan.gpus = vec!["GPU-b".parse().unwrap(), "GPU-a".parse().unwrap()];
+    plan.handing = Handing::Cdi;
+    plan.image.env_names = words(&["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"]);
+    let body = body(&plan);
+    let request =
+        json!([{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-b", "nvidia.com/gpu=GPU-a"]}]);
+    assert_eq!(body["HostConfig"]["DeviceRequests"], request);
+    let expected = [
+        "NVIDIA_VISIBLE_DEVICES=void",
+        "GREETING=hello=there",
+        "NVIDIA_DRIVER_CAPABILITIES",
+    ];
+    assert_eq!(env(&plan), expected);
+}
+
+#[test]
+fn gpus_as_files_can_be_opened_and_no_more_can_be_made() {
+    let mut plan = plan();
+    plan.gpus = vec!["GPU-a".parse().unwrap()];
+    plan.handing = Handing::Files(words(&["/dev/dri/renderD128", "/dev/kfd"]));
+    let host = &body(&plan)["HostConfig"];
+    let file = |path: &str| json!({"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"});
+    assert_eq!(
+        host["Devices"],
+        json!([file("/dev/dri/renderD128"), file("/dev/kfd")])
+    );
+    assert_eq!(host["DeviceRequests"], Value::Null);
+    assert_eq!(env(&plan)[0], "NVIDIA_VISIBLE_DEVICES=void");
 }
 
 #[test]
@@ -91,7 +127,10 @@ fn without_gpus_an_image_that_asks_for_all_gets_none() {
         "NVIDIA_DRIVER_CAPABILITIES",
         "LD_PRELOAD",
         "LD_LIBRARY_PATH",
+        "LD_DEBUG",
         "CUDA_VISIBLE_DEVICES",
+        "GPU_DEVICE_ORDINAL",
+        "RENTAL_AGENT_TOKEN",
     ]);
     assert_eq!(
         env(&plan),
@@ -100,7 +139,10 @@ fn without_gpus_an_image_that_asks_for_all_gets_none() {
             "GREETING=hello=there",
             "NVIDIA_DRIVER_CAPABILITIES",
             "LD_PRELOAD",
+            "LD_DEBUG",
             "CUDA_VISIBLE_DEVICES",
+            "GPU_DEVICE_ORDINAL",
+            "RENTAL_AGENT_TOKEN",
         ]
     );
 }

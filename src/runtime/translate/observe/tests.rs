@@ -116,18 +116,34 @@ fn a_running_container_shows_what_it_publishes() {
 }
 
 #[test]
-fn a_gpu_is_held_by_whoever_may_hold_it() {
-    let gpu: GpuUuid = "GPU-a".parse().unwrap();
-    let held = |ids: &[&str]| {
-        let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
-        holds(&ids, &gpu)
-    };
-    assert!(held(&["GPU-b", "GPU-a"]));
-    assert!(held(&["nvidia.com/gpu=GPU-a"]));
-    assert!(held(&["0"]), "an index may be any GPU");
-    assert!(held(&["nvidia.com/gpu=all"]));
-    assert!(!held(&["GPU-b", "nvidia.com/gpu=GPU-b"]));
-    assert!(!held(&[]));
+fn gpus_are_told_in_the_container_s_own_words_each_once() {
+    let mut value = stopped();
+    value["HostConfig"] = json!({
+        "Runtime": "nvidia",
+        "DeviceRequests": [{"DeviceIDs": ["GPU-a", "0"], "Capabilities": [["gpu"]]}],
+        "Devices": [
+            {"PathOnHost": "/dev/nvidia1"}, {"PathOnHost": "/dev/fuse"}, {"PathOnHost": "/dev/dri"},
+        ],
+    });
+    value["Config"]["Env"] = json!([
+        "A=b",
+        "NVIDIA_VISIBLE_DEVICES=GPU-a,2",
+        "NVIDIA_VISIBLE_DEVICES=all"
+    ]);
+    let ids = |value: &Value| inspect(value.clone()).unwrap().detail.unwrap().device_ids;
+    assert_eq!(ids(&value), ["GPU-a", "0", "/dev/nvidia1", "/dev/dri", "2"]);
+    // Only NVIDIA's runtime goes by the variable.
+    value["HostConfig"] = json!({"Runtime": "runc"});
+    assert_eq!(ids(&value), [""; 0]);
+    value["HostConfig"] = json!({"Runtime": "nvidia"});
+    for nothing in ["void", "none", ""] {
+        value["Config"]["Env"] = json!([format!("NVIDIA_VISIBLE_DEVICES={nothing}")]);
+        assert_eq!(ids(&value), [""; 0], "{nothing}");
+    }
+    // As many words as no host has GPUs.
+    let many: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+    value["Config"]["Env"] = json!([format!("NVIDIA_VISIBLE_DEVICES={}", many.join(","))]);
+    assert_eq!(ids(&value), ["all"]);
 }
 
 #[test]

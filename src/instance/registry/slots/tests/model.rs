@@ -346,6 +346,7 @@ impl World {
     fn foreign(&mut self, gpus: BTreeSet<u32>, ports: BTreeSet<u16>) {
         self.slots.set_foreign(ForeignClaims {
             gpus: gpus.iter().map(|index| uuid(*index)).collect(),
+            devices: BTreeSet::new(),
             ports: ports.clone(),
             unknown_gpus: false,
         });
