@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::{Args, Subcommand};
+use rustix::process::setpriority_process;
 
 use super::{
     complain,
@@ -72,6 +73,8 @@ const CUDA_LIBRARY: &str = "libcuda.so.1";
 
 /// Wipes the GPU that this process sees, and says so in one line.
 pub fn wipe() -> ExitCode {
+    // The agent's own precedence is for what cannot wait; a wipe can. One that has none stays where it is.
+    let _ = setpriority_process(None, 0);
     // Whoever asks for CUDA without it is ended. The other driver library's loader says whether a
     // file is there and can be loaded, whatever is in it.
     let asking = nvml::Asking {

@@ -4,3 +4,4 @@
 
 mod own_engine;
 mod own_engine_torture;
+mod own_engine_ward;

@@ -348,7 +348,7 @@ async fn f72_a_gpus_memory_is_wiped_between_tenants_and_a_failed_wipe_keeps_it_o
 }
 
 /// The first GPU as the server sees it comes to be so.
-async fn wait_gpu(world: &World, what: &str, wanted: impl Fn(&Gpu) -> bool) {
+pub(super) async fn wait_gpu(world: &World, what: &str, wanted: impl Fn(&Gpu) -> bool) {
     let is_so = |view: &AgentView| {
         let gpu = view.hello.as_ref().and_then(|hello| hello.gpus.first());
         gpu.is_some_and(&wanted)
@@ -360,7 +360,7 @@ async fn wait_gpu(world: &World, what: &str, wanted: impl Fn(&Gpu) -> bool) {
         .unwrap();
 }
 
-async fn assert_refused(world: &World) {
+pub(super) async fn assert_refused(world: &World) {
     let (_, error) = world.deploy_failed(&world.sleeper().gpus(1)).await;
     assert_eq!(error.code, ErrorCode::GpuUnavailable, "{error:?}");
 }

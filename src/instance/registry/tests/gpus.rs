@@ -1,10 +1,11 @@
 //! How GPUs get into containers, and whether they did.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
 use crate::{
     config::{Numa, OnMissingRuntime, Verify},
+    gpu::{Reading, Sampled},
     protocol::record::{Condition, GpuState},
     runtime::{
         ContainerPlan,
@@ -35,6 +36,17 @@ fn lost() -> Listed {
 }
 
 impl Rig {
+    /// A look shows that nobody is on any of these.
+    fn see_idle(&mut self, uuids: &[&str]) {
+        self.seen = None;
+        let readings = uuids.iter().map(|uuid| Reading::of(uuid.parse().unwrap()));
+        let readings = readings.collect();
+        self.feed(Input::GpuReadings(Arc::new(Sampled {
+            asked_at: self.now.boot,
+            readings,
+        })));
+    }
+
     fn condition(&self, kind: &str) -> Option<&Condition> {
         let conditions = &self.registry.entries[&instance()].record.conditions;
         conditions.iter().find(|condition| condition.kind == kind)
@@ -332,6 +344,7 @@ fn a_gpu_that_a_foreign_container_holds_in_whatever_words_is_busy() {
             gpus: vec![found(gpu()), found(second.clone())],
             complete: true,
         });
+        rig.see_idle(&["GPU-00000001", "GPU-00000002"]);
         let gpus = rig.registry.snapshot().gpus;
         gpus.iter().map(|gpu| gpu.state).collect()
     };
@@ -359,6 +372,7 @@ fn gpus_of_other_vendors_go_as_their_device_files() {
         complete: true,
     });
     rig.list_with(Vec::new());
+    rig.see_idle(&["tpu-0", "GPU-amd"]);
     let unknown = rig
         .dry_run("c0", json!({ "uuids": ["tpu-0"] }))
         .error
