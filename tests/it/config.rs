@@ -123,6 +123,7 @@ fn every_key_can_be_set_by_the_environment() {
         let value = match (&schema["format"], key.as_str()) {
             _ if http_file.is_some() => http_file.unwrap().display().to_string(),
             (_, "policy.command_public_key_file") => public_key.clone(),
+            (_, "gpu.cuda_library") => "/usr/lib/libcuda.so.1".to_owned(),
             (_, "server.jwt_key_file") => signing_key.display().to_string(),
             (_, "server.token_file") => files.path().join("token").display().to_string(),
             (Value::String(format), _) if format == "path" => path.display().to_string(),

@@ -107,7 +107,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ),
     (
         "crate::gpu::nvml",
-        &["gpu::nvml::*", "gpu::nvidia", "gpu::probes"],
+        &["gpu::nvml::*", "gpu::nvidia", "gpu::probes", "cli::gpu"],
     ),
 ];
 

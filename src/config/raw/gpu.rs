@@ -103,7 +103,7 @@ pub(in crate::config) struct GpuThresholds {
     #[schemars(range(min = 1, max = 10_000), example = 350)]
     pub(in crate::config) power_max_w: Option<f64>,
     /// More uncorrected memory errors since the driver was loaded are a failure.
-    #[schemars(range(max = 1_000_000))]
+    #[schemars(range(max = 1_000_000), example = 1)]
     pub(in crate::config) ecc_uncorrected_max: u64,
 }
 

@@ -89,6 +89,7 @@ fn is_right(name: &str, key_of: impl FnMut(&str) -> Option<String>) {
         "http.auth.hs256_secret_file",
         "http.auth.jwks_file",
         "http.tls",
+        "monitoring.gpu_thresholds",
         "resources.reserve",
         "server.jwt_key_file",
         "server.token",

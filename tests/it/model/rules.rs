@@ -87,6 +87,8 @@ pub(crate) enum Cause {
     Operation,
     /// A listing came.
     Listing,
+    /// A driver showed the GPUs, or a wipe of one is over.
+    Driver,
     /// Anything else.
     Other,
 }
@@ -273,7 +275,13 @@ impl Rules {
             let before = self.records.get(id);
             let was_live = before.is_none_or(|before| before.phase != Phase::Ended);
             if after.phase == Phase::Ended && was_live {
-                let answered = matches!(cause, Cause::Operation | Cause::Listing);
+                // What was verified gone before may have waited for its GPUs to be clean since.
+                let was_ending = before.is_some_and(|before| before.phase == Phase::Ending);
+                let answered = match cause {
+                    Cause::Operation | Cause::Listing => true,
+                    Cause::Driver => was_ending,
+                    Cause::Command(_) | Cause::Other => false,
+                };
                 rule!(
                     answered,
                     name::BLIND,

@@ -184,7 +184,7 @@ impl World {
     /// The GPUs are looked at, and nobody is on those that no rental has.
     pub(crate) fn look_at_gpus(&mut self) -> Result<Vec<Event>, Violation> {
         let sampled = fixture::idle_gpus(self.now().boot);
-        self.feed_one(Input::GpuReadings(sampled.into()), &Cause::Other)
+        self.feed_one(Input::GpuReadings(sampled.into()), &Cause::Driver)
     }
 
     fn feed_one(&mut self, input: Input, cause: &Cause) -> Result<Vec<Event>, Violation> {
@@ -254,7 +254,7 @@ impl World {
                 total_bytes: 1,
             };
             self.see("a GPU wiped");
-            events.extend(self.feed_one(Input::GpuWiped { uuid, wiped }, &Cause::Other)?);
+            events.extend(self.feed_one(Input::GpuWiped { uuid, wiped }, &Cause::Driver)?);
         }
         if looks {
             events.extend(self.look_at_gpus()?);

@@ -66,6 +66,8 @@ async fn hello_comes_first_and_says_what_is_served() {
             "deploy",
             "drain",
             "pull_image",
+            "quarantine_gpu",
+            "release_gpu",
             "report",
             "resume",
             "terminate"
