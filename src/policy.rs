@@ -13,9 +13,12 @@ const RESERVED_ENV_PREFIXES: &[&str] = &["NVIDIA_", "LD_", "DOCKER_", "RENTAL_AG
 
 /// The same by their whole names.
 const RESERVED_ENV_NAMES: &[&str] = &[
+    "AMD_VISIBLE_DEVICES",
+    "ASCEND_VISIBLE_DEVICES",
     "CUDA_VISIBLE_DEVICES",
     "GLIBC_TUNABLES",
     "GPU_DEVICE_ORDINAL",
+    "HABANA_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
 ];

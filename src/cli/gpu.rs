@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::{Args, Subcommand};
-use rustix::process::setpriority_process;
+use rustix::process::{Signal, set_parent_process_death_signal, setpriority_process};
 
 use super::{
     complain,
@@ -75,6 +75,8 @@ const CUDA_LIBRARY: &str = "libcuda.so.1";
 pub fn wipe() -> ExitCode {
     // The agent's own precedence is for what cannot wait; a wipe can. One that has none stays where it is.
     let _ = setpriority_process(None, 0);
+    // Nobody would end it in time when the agent is gone.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // Whoever asks for CUDA without it is ended. The other driver library's loader says whether a
     // file is there and can be loaded, whatever is in it.
     let asking = nvml::Asking {

@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// With less memory of its own it is part of a processor, and nobody rents that.
+const LEAST_BYTES: u64 = 3 << 30;
+
 /// AMD's number as a maker of PCI devices.
 const AMD: &str = "0x1002";
 
@@ -73,6 +76,9 @@ impl Amd {
         let device = &card.device;
         // The driver's own file: without it, another one or none has the card.
         let memory_bytes = sysfs::number(&device.join("mem_info_vram_total"))?;
+        if memory_bytes < LEAST_BYTES {
+            return None;
+        }
         let id = sysfs::word(&device.join("unique_id")).filter(|id| id.bytes().any(|b| b != b'0'));
         let uuid = format!("GPU-{}", id.as_deref().unwrap_or(&card.address));
         let model = sysfs::word(&device.join("product_name")).unwrap_or_else(|| {

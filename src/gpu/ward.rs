@@ -79,6 +79,8 @@ pub enum Wiped {
 /// Why a GPU is given to nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Withheld {
+    /// Programs see its partitions only, and those are not rented out.
+    Partitioned,
     /// It is in quarantine.
     Quarantined(String),
     /// Somebody uses it who is not this agent's.
@@ -118,14 +120,19 @@ impl Ward {
                 drain: false,
                 reasons: gpu.health_reasons.clone(),
             };
-            let partitioned = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
+            one.partitioned = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
             one.unwipeable = match gpu.vendor.as_str() {
-                "nvidia" if partitioned => Some("it is partitioned"),
                 "nvidia" => None,
                 _ => Some("only NVIDIA's can be wiped"),
             };
-            if gpu.health == Health::Failed {
-                one.ail(&one.driver.clone(), now);
+            match gpu.health {
+                Health::Ok | Health::Warning => {}
+                // Who uses it while its driver is silent, nobody sees.
+                Health::Unknown => one.soil(now),
+                Health::Failed => {
+                    one.soil(now);
+                    one.ail(&one.driver.clone(), now);
+                }
             }
         }
     }
@@ -142,7 +149,7 @@ impl Ward {
         for (uuid, one) in &mut self.gpus {
             match of(uuid) {
                 Some(reading) => one.read(reading, sampled.asked_at, holder(uuid), &self.policy),
-                None if vendors.contains(&one.vendor) => one.missed(),
+                None if vendors.contains(&one.vendor) => one.missed(sampled.asked_at),
                 None => {}
             }
         }
@@ -165,7 +172,7 @@ impl Ward {
                     one.tidiness = Tidiness::Clean { since: now };
                 }
                 None => {
-                    one.tidiness = Tidiness::BeingWiped;
+                    one.tidiness = Tidiness::BeingWiped { soiled: None };
                     to_wipe.push(uuid.clone());
                 }
             }
@@ -178,10 +185,13 @@ impl Ward {
         let Some(one) = self.gpus.get_mut(uuid) else {
             return;
         };
-        if one.tidiness == Tidiness::BeingWiped {
-            one.tidiness = match &wiped {
-                Wiped::Done { .. } | Wiped::Impossible(_) => Tidiness::Clean { since: now },
-                Wiped::Failed(why) => {
+        if let Tidiness::BeingWiped { soiled } = one.tidiness {
+            one.tidiness = match (&wiped, soiled) {
+                (Wiped::Done { .. } | Wiped::Impossible(_), Some(since)) => {
+                    Tidiness::Dirty { since }
+                }
+                (Wiped::Done { .. } | Wiped::Impossible(_), None) => Tidiness::Clean { since: now },
+                (Wiped::Failed(why), _) => {
                     let trouble = Trouble {
                         why: format!("its memory could not be wiped: {}", printable(why, 300)),
                         health: Health::Warning,
@@ -240,6 +250,8 @@ impl Ward {
     /// kept it back.
     pub fn release(&mut self, uuid: &GpuUuid) -> Option<bool> {
         let one = self.gpus.get_mut(uuid)?;
+        // A driver may have come since that takes more for itself.
+        one.baseline = None;
         Some(one.quarantine.release())
     }
 
@@ -266,7 +278,9 @@ impl Ward {
             return Some(Withheld::Unseen("it was never listed".to_owned()));
         };
         let verdict = one.verdict(&self.policy);
-        if let Some(why) = one.quarantine.why() {
+        if one.partitioned {
+            Some(Withheld::Partitioned)
+        } else if let Some(why) = one.quarantine.why() {
             Some(Withheld::Quarantined(why))
         } else if !verdict.is_fit() {
             Some(Withheld::Unseen(verdict.reasons.join("; ")))
@@ -280,7 +294,7 @@ impl Ward {
     /// Why the rental that leaves a GPU still holds it; `None`: it need not.
     pub fn unsettled(&self, uuid: &GpuUuid) -> Option<String> {
         let one = self.gpus.get(uuid)?;
-        if one.quarantine.holds() {
+        if one.quarantine.holds() || one.partitioned {
             return None;
         }
         let user = one

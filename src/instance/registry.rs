@@ -329,8 +329,8 @@ impl Registry {
             .collect::<Vec<_>>();
         self.gpus = gpus.into_iter().chain(lost).collect();
         self.inventory_complete = complete;
-        self.apply_claims();
         self.ward.list(&self.gpus, now.boot);
+        self.apply_claims(now);
         self.gpus_changed(now);
         self.settle_leaving(now);
     }

@@ -8,6 +8,9 @@ use crate::ids::{ContainerId, GpuUuid};
 /// Stands for "some GPUs, which ones is the runtime's choice", and for what cannot be told.
 pub const ALL: &str = "all";
 
+/// Device files that go with every GPU of their vendor, and say nothing of which.
+const SHARED: [&str; 2] = ["/dev/kfd", "/dev/vfio/vfio"];
+
 /// What CDI calls NVIDIA's GPUs.
 const CDI_KIND: &str = "nvidia.com/gpu";
 
@@ -90,6 +93,9 @@ fn is_bus_address(id: &str) -> bool {
 /// A device file, or a folder of them.
 fn has_file(path: &str, gpu: &GpuNames) -> bool {
     let path = path.trim_end_matches('/');
+    if SHARED.contains(&path) {
+        return false;
+    }
     let in_folder = |node: &String| {
         let rest = node.strip_prefix(path);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -39,7 +39,7 @@ async fn all_that_is_free_of_that_gpu_is_overwritten_in_as_many_pieces_as_it_tak
     else {
         panic!("it is wiped");
     };
-    assert_eq!(total_bytes, 24 << 30);
+    assert_eq!(total_bytes, 1 << 30);
     assert!(wiped_bytes > (1000 - 16) * MIB, "{wiped_bytes}");
     let pieces = cuda.asked("zeroed");
     assert!(pieces.len() > 3, "{pieces:?}");

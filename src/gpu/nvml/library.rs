@@ -21,7 +21,10 @@ impl LoadedFile {
             Some(path) => path.canonicalize().ok()?.to_str()?.to_owned(),
             None => "/libnvidia-ml.so".to_owned(),
         };
-        mapped(&fs::read_to_string("/proc/self/maps").ok()?, &wanted)
+        let path = mapped(&fs::read_to_string("/proc/self/maps").ok()?, &wanted)?;
+        // Not the inode of the mapping: on stacked file systems that is another one.
+        let inode = fs::metadata(&path).ok()?.ino();
+        Some(Self { path, inode })
     }
 
     /// It is gone from its place, or another one is there.
@@ -30,20 +33,14 @@ impl LoadedFile {
     }
 }
 
-fn mapped(maps: &str, wanted: &str) -> Option<LoadedFile> {
+fn mapped(maps: &str, wanted: &str) -> Option<PathBuf> {
     maps.lines().find_map(|line| {
-        // Address, rights, offset, device, inode, path.
-        let mut words = line.split_ascii_whitespace().skip(4);
-        let inode = words.next()?.parse().ok()?;
         let path = line.get(line.find('/')?..)?;
         let (path, deleted) = match path.strip_suffix(" (deleted)") {
             Some(path) => (path, true),
             None => (path, false),
         };
-        (path.contains(wanted) && !deleted).then(|| LoadedFile {
-            path: path.into(),
-            inode,
-        })
+        (path.contains(wanted) && !deleted).then(|| path.into())
     })
 }
 
@@ -60,8 +57,7 @@ mod tests {
 7f40 rw-p 00000000 00:00 0 [heap]
 ";
         let found = mapped(maps, "/libnvidia-ml.so").unwrap();
-        assert_eq!(found.inode, 44);
-        assert_eq!(found.path, Path::new("/usr/lib/libnvidia-ml.so.570.86"));
+        assert_eq!(found, Path::new("/usr/lib/libnvidia-ml.so.570.86"));
         assert_eq!(mapped(maps, "/libcuda.so"), None);
     }
 }

@@ -16,9 +16,38 @@ use crate::{
 /// How much is known of what is on a GPU. Times are of the boot-time clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tidiness {
-    Dirty { since: Duration },
-    BeingWiped,
-    Clean { since: Duration },
+    Dirty {
+        since: Duration,
+    },
+    /// With when something was on it again meanwhile.
+    BeingWiped {
+        soiled: Option<Duration>,
+    },
+    Clean {
+        since: Duration,
+    },
+}
+
+/// What a driver is able to tell of a GPU.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tells {
+    processes: bool,
+    memory: bool,
+}
+
+impl Tells {
+    fn with(self, reading: &Reading) -> Self {
+        Self {
+            processes: self.processes || reading.processes.is_some(),
+            memory: self.memory || reading.sample.memory_used_bytes.is_some(),
+        }
+    }
+
+    /// It leaves out what it could tell before.
+    fn is_less_in(self, reading: &Reading) -> bool {
+        (self.processes && reading.processes.is_none())
+            || (self.memory && reading.sample.memory_used_bytes.is_none())
+    }
 }
 
 /// One GPU.
@@ -27,11 +56,16 @@ pub(super) struct One {
     pub(super) vendor: String,
     /// What the probe says of it.
     pub(super) driver: Verdict,
+    /// Programs see its partitions only.
+    pub(super) partitioned: bool,
     /// Why it cannot be wiped, where its kind says that.
     pub(super) unwipeable: Option<&'static str>,
     pub(super) reading: Option<Reading>,
     /// The last sample lacked it although an earlier one had it.
     pub(super) missing: bool,
+    /// Its driver has told who works on it, and how much memory is in use: when it does not any more,
+    /// that is no sign that nobody is there.
+    pub(super) tells: Tells,
     /// The least memory that was in use while nobody was on it.
     pub(super) baseline: Option<u64>,
     pub(super) tidiness: Tidiness,
@@ -48,9 +82,11 @@ impl One {
         Self {
             vendor: vendor.to_owned(),
             driver: Verdict::ok(),
+            partitioned: false,
             unwipeable: None,
             reading: None,
             missing: false,
+            tells: Tells::default(),
             baseline: None,
             tidiness: Tidiness::Dirty {
                 since: Duration::ZERO,
@@ -89,12 +125,16 @@ impl One {
     /// What a look says of whether it is used, if it is later than what it is to show.
     fn look(&mut self, reading: &Reading, asked_at: Duration, policy: &Policy) {
         let counts = match self.tidiness {
-            Tidiness::BeingWiped => false,
+            Tidiness::BeingWiped { .. } => false,
             Tidiness::Dirty { since } | Tidiness::Clean { since } => asked_at >= since,
         };
         if !counts {
             return;
         }
+        if self.tells.is_less_in(reading) {
+            return self.soil(asked_at);
+        }
+        self.tells = self.tells.with(reading);
         self.user = occupancy::user(reading, self.baseline, &policy.idle);
         self.idle = self.user.is_none();
         if self.idle {
@@ -105,14 +145,19 @@ impl One {
         }
     }
 
-    pub(super) fn missed(&mut self) {
+    pub(super) fn missed(&mut self, asked_at: Duration) {
         self.missing = self.missing || self.reading.is_some();
         self.reading = None;
         self.quarantine.unseen();
+        self.soil(asked_at);
     }
 
+    /// Something was on it until now, or may have been: nobody saw.
     pub(super) fn soil(&mut self, now: Duration) {
-        self.tidiness = Tidiness::Dirty { since: now };
+        self.tidiness = match self.tidiness {
+            Tidiness::BeingWiped { .. } => Tidiness::BeingWiped { soiled: Some(now) },
+            Tidiness::Dirty { .. } | Tidiness::Clean { .. } => Tidiness::Dirty { since: now },
+        };
         self.idle = false;
         self.user = None;
     }
@@ -159,7 +204,7 @@ impl One {
     pub(super) fn unclean(&self) -> Option<String> {
         let why = match self.tidiness {
             Tidiness::Clean { .. } => return None,
-            Tidiness::BeingWiped => "its memory is being wiped",
+            Tidiness::BeingWiped { .. } => "its memory is being wiped",
             Tidiness::Dirty { .. } => "the driver has not shown yet that nobody is on it",
         };
         Some(why.to_owned())

@@ -14,13 +14,24 @@ const LEAST_BYTES: u64 = 16 * MIB;
 const LEFT_MAX_BYTES: u64 = 256 * MIB;
 const LEFT_MAX_SHARE: u64 = 20;
 
+/// With more than this part of the memory in use, somebody else is on it.
+const USED_MAX_SHARE: u64 = 4;
+
 /// Why a wipe failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ZeroError {
     /// The driver refused.
     #[error("CUDA: {0}")]
     Driver(#[from] DriverError),
-    /// Most of it is in use, or cannot be had.
+    /// Somebody is on it.
+    #[error("{used_bytes} of {total_bytes} bytes are in use")]
+    Used {
+        /// In use before the wipe.
+        used_bytes: u64,
+        /// What there is.
+        total_bytes: u64,
+    },
+    /// Most of it cannot be had.
     #[error("only {wiped_bytes} of {free_bytes} free bytes could be overwritten")]
     Partly {
         /// Overwritten.
@@ -39,6 +50,14 @@ pub fn zero() -> Result<Zeroed, ZeroError> {
     let stream = context.default_stream();
     let (free, total) = context.mem_get_info()?;
     let (free_bytes, total_bytes) = (bytes(free), bytes(total));
+    // CUDA's own share, and a desktop's, are less. What is in use is not overwritten.
+    let used_bytes = total_bytes.saturating_sub(free_bytes);
+    if used_bytes > total_bytes / USED_MAX_SHARE {
+        return Err(ZeroError::Used {
+            used_bytes,
+            total_bytes,
+        });
+    }
     let mut wiped_bytes = 0;
     let mut pieces = Vec::new();
     let mut piece = free_bytes;

@@ -26,6 +26,8 @@ use crate::{
 
 /// GPUs that are not clean yet are looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A rental that has ended waits so long for a driver that is silent.
+const SILENT_MAX: Duration = Duration::from_secs(60);
 /// Cleaning takes a moment; after so long it is worth a word.
 const UNCLEAN_AFTER: Duration = Duration::from_secs(2);
 
@@ -92,7 +94,7 @@ impl Registry {
                 self.ward.soil(gpu, now.boot);
             }
         }
-        let settled = self.unsettled(id).is_empty();
+        let settled = self.unsettled(id, now).is_empty();
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
@@ -122,7 +124,7 @@ impl Registry {
         let leaving = self.entries.iter().filter(|(_, entry)| is_leaving(entry));
         let leaving: Vec<InstanceId> = leaving.map(|(id, _)| id.clone()).collect();
         for id in leaving {
-            if self.unsettled(&id).is_empty() {
+            if self.unsettled(&id, now).is_empty() {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.not_before = None;
                 }
@@ -136,7 +138,7 @@ impl Registry {
     /// Says what a rental that has ended still waits for, where that takes long.
     fn tell_unclean(&mut self, id: &InstanceId, now: Now) {
         let at = self.clock.at(now);
-        let unsettled = self.unsettled(id);
+        let unsettled = self.unsettled(id, now);
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
@@ -150,12 +152,16 @@ impl Registry {
         }
     }
 
-    /// Why a rental still holds its GPUs after its container is gone.
-    fn unsettled(&self, id: &InstanceId) -> Vec<String> {
+    /// Why a rental still holds its GPUs after its container is gone. For a driver that says nothing it
+    /// waits only so long: such a GPU is dirty and given to nobody, whoever holds it.
+    fn unsettled(&self, id: &InstanceId, now: Now) -> Vec<String> {
+        let since = self.entries.get(id).and_then(|entry| entry.leaving_since);
+        let gives_up = since.is_some_and(|since| now.boot >= since + SILENT_MAX);
         let why = |gpu: &GpuUuid| match self.ward.knows(gpu) {
+            true if gives_up && self.ward.is_silent(gpu) => None,
             true => self.ward.unsettled(gpu),
             // All that there is has been listed: what it had is not there any more.
-            false if self.inventory_complete => None,
+            false if self.inventory_complete || gives_up => None,
             false => Some("it has not been listed yet".to_owned()),
         };
         let gpus = self.gpus_of(id);
@@ -195,14 +201,14 @@ impl Registry {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        let (mut lost, mut failed) = (Vec::new(), Vec::new());
+        let (mut lost, mut failed, mut silent) = (Vec::new(), Vec::new(), false);
         for gpu in &entry.record.gpus {
             let Some(verdict) = self.ward.verdict(gpu) else {
                 continue;
             };
             let words = || format!("{gpu}: {}", verdict.reasons.join("; "));
             match verdict.health {
-                _ if self.ward.is_silent(gpu) => return,
+                _ if self.ward.is_silent(gpu) => silent = true,
                 Health::Failed if self.ward.is_lost(gpu) => lost.push(words()),
                 Health::Failed => failed.push(words()),
                 Health::Ok | Health::Warning | Health::Unknown => {}
@@ -217,11 +223,13 @@ impl Registry {
             .iter()
             .any(|c| c.kind == "gpu_lost" && !is_ours(&c.reason));
         // What a look into the container has shown is not for the driver to take back.
-        if lost.is_some() || !others {
+        if lost.is_some() || !(others || silent) {
             entry.set_condition("gpu_lost", lost, at);
         }
         let failed = told(failed).map(|words| ("failed", words));
-        entry.set_condition("gpu_failed", failed, at);
+        if failed.is_some() || !silent {
+            entry.set_condition("gpu_failed", failed, at);
+        }
         self.publish(id);
     }
 

@@ -1,8 +1,11 @@
 //! How a rental's GPUs are handed to its container, and what becomes of a rental whose GPUs cannot
 //! be. Pure.
 
+use std::collections::BTreeSet;
+
 use super::{Registry, slots::ForeignClaims};
 use crate::{
+    clock::Now,
     config::OnMissingRuntime,
     ids::{GpuUuid, InstanceId},
     instance::{lifecycle, spec::InstanceSpec},
@@ -34,13 +37,16 @@ impl Registry {
     }
 
     /// What others hold, in their own words, becomes GPUs of this host; again whenever a GPU turns up.
-    pub(super) fn apply_claims(&mut self) {
+    pub(super) fn apply_claims(&mut self, now: Now) {
         let uuids: Vec<GpuUuid> = self.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let names = self.names(&uuids);
         let held = names.into_iter();
         let held = held.filter(|gpu| holds(&self.claims.devices, gpu));
         let gpus = held.map(|gpu| gpu.uuid);
-        let gpus = gpus.chain(self.claims.gpus.iter().cloned()).collect();
+        let gpus: BTreeSet<GpuUuid> = gpus.chain(self.claims.gpus.iter().cloned()).collect();
+        for gpu in &gpus {
+            self.ward.soil(gpu, now.boot);
+        }
         self.slots.set_foreign(ForeignClaims {
             gpus,
             ..self.claims.clone()

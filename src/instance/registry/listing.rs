@@ -22,7 +22,7 @@ impl Registry {
         self.engine.note_network(listing.network_fault.clone());
         let sorted = reconcile::sort(listing, &self.options.agent_id);
         self.claims = sorted.claims;
-        self.apply_claims();
+        self.apply_claims(now);
         self.private.extend(sorted.private);
         let absent: Vec<InstanceId> = self
             .entries

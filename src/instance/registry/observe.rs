@@ -45,6 +45,7 @@ impl Registry {
         };
         entry.record.container_id = Some(seen.id.clone());
         entry.facts.verified_absent = false;
+        entry.leaving_since = None;
         entry.facts.soiled |= entry.facts.has_gpus && seen.state != ContainerState::Created;
         entry.set_condition("unobservable", None, at);
         let alive = entry.facts.end.is_none();

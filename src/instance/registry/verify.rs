@@ -130,6 +130,8 @@ impl Registry {
                 Listed::Failed(said) if entry.gpu_means == Some(Means::NvidiaSmi) => Some(format!(
                     "nvidia-smi inside the container says: {said}; {REMEDY}"
                 )),
+                // It was not asked, or did not answer in time: what it said before stays.
+                Listed::Unasked if entry.gpu_means == Some(Means::NvidiaSmi) => return,
                 Listed::Failed(_) | Listed::Unasked | Listed::Gpus(_) => {
                     note_verified(entry, means, at);
                     None

@@ -100,7 +100,7 @@ impl Gpu {
     }
 }
 
-/// Whether a GPU is partitioned, and into what. It is rented whole all the same.
+/// Whether a GPU is partitioned, and into what. One that is, is not rented out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Mig {
     /// The mode is on: programs see partitions only.

@@ -138,7 +138,7 @@ fn environment(plan: &ContainerPlan) -> Vec<String> {
 /// without theirs most images for CUDA would not find their libraries.
 fn is_guarded(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    let by_beginning = ["NVIDIA_", "LD_", "RENTAL_AGENT"];
+    let by_beginning = ["NVIDIA_", "LD_", "DOCKER_RESOURCE_", "RENTAL_AGENT"];
     let by_beginning = by_beginning.iter().any(|start| name.starts_with(start));
     (by_beginning && name != "LD_LIBRARY_PATH")
         || matches!(
@@ -148,6 +148,9 @@ fn is_guarded(name: &str) -> bool {
                 | "ROCR_VISIBLE_DEVICES"
                 | "HIP_VISIBLE_DEVICES"
                 | "GPU_DEVICE_ORDINAL"
+                | "AMD_VISIBLE_DEVICES"
+                | "ASCEND_VISIBLE_DEVICES"
+                | "HABANA_VISIBLE_DEVICES"
         )
 }
 

@@ -89,6 +89,8 @@ pub(crate) enum Cause {
     Listing,
     /// A driver showed the GPUs, or a wipe of one is over.
     Driver,
+    /// Time has passed.
+    Time,
     /// Anything else.
     Other,
 }
@@ -275,11 +277,12 @@ impl Rules {
             let before = self.records.get(id);
             let was_live = before.is_none_or(|before| before.phase != Phase::Ended);
             if after.phase == Phase::Ended && was_live {
-                // What was verified gone before may have waited for its GPUs to be clean since.
+                // What was verified gone before may have waited for its GPUs to be clean since, and does not
+                // wait for a silent driver for ever.
                 let was_ending = before.is_some_and(|before| before.phase == Phase::Ending);
                 let answered = match cause {
                     Cause::Operation | Cause::Listing => true,
-                    Cause::Driver => was_ending,
+                    Cause::Driver | Cause::Time => was_ending,
                     Cause::Command(_) | Cause::Other => false,
                 };
                 rule!(

@@ -854,7 +854,7 @@ impl World {
         }
         self.tell_story(|| "-> timeout".to_owned());
         let effects = self.subject.handle_timeout(now);
-        self.carry_out(effects, &Cause::Other)?;
+        self.carry_out(effects, &Cause::Time)?;
         let next = self.subject.poll_timeout();
         let later = next.is_none_or(|at| at > now.boot);
         rule!(

@@ -46,6 +46,10 @@ impl Slots {
         let withheld = self.withheld.get(gpu);
         Some(if self.holder_of(gpu).is_some() {
             (GpuState::Held, "is held by another rental".to_owned())
+        } else if let Some(Withheld::Partitioned) = withheld {
+            let why = "is partitioned (MIG), and partitions are not rented out: its owner has to \
+                       switch that off";
+            (GpuState::Quarantined, why.to_owned())
         } else if let Some(Withheld::Quarantined(why)) = withheld {
             let remedy = format!("`rental-agent gpu release {gpu}` on its host ends that");
             (
@@ -80,12 +84,22 @@ pub(super) fn choose_gpus(
     wanted: &GpuDemand,
     view: GpuView<'_>,
 ) -> Result<Vec<GpuUuid>, Error> {
-    if !view.complete {
-        let message = "the GPUs of this host are not known yet; try again in a moment";
+    let chosen = choose_known(slots, wanted, view);
+    // One vendor's driver that hangs must not keep the GPUs of another from being rented.
+    if chosen.is_err() && !view.complete {
+        let message = "the GPUs of this host are not all known yet; try again in a moment";
         let mut error = unavailable(message);
         error.retry = Retry::Here;
         return Err(error);
     }
+    chosen
+}
+
+fn choose_known(
+    slots: &Slots,
+    wanted: &GpuDemand,
+    view: GpuView<'_>,
+) -> Result<Vec<GpuUuid>, Error> {
     match wanted {
         GpuDemand::Uuids(uuids) => {
             for uuid in uuids {

@@ -234,17 +234,19 @@ fn a_container_that_may_hold_any_gpu_keeps_all_of_them_busy() {
 }
 
 #[test]
-fn before_all_probes_have_answered_gpus_are_asked_for_again_here() {
+fn before_all_probes_have_answered_gpus_that_are_not_known_are_asked_for_again_here() {
     let (mut slots, gpus) = (slots(), four());
     let early = GpuView {
         gpus: &gpus,
         complete: false,
     };
-    let error = slots
-        .reserve(&id("a"), &by_count(1), early, NOW)
-        .unwrap_err();
-    assert_eq!(error.code, ErrorCode::GpuUnavailable);
-    assert_eq!(error.retry, Retry::Here);
+    for unknown in [by_count(5), by_uuid(&[9])] {
+        let error = slots.reserve(&id("a"), &unknown, early, NOW).unwrap_err();
+        assert_eq!(error.code, ErrorCode::GpuUnavailable);
+        assert_eq!(error.retry, Retry::Here);
+    }
+    // Another vendor's driver that hangs is not in their way.
+    slots.reserve(&id("b"), &by_count(1), early, NOW).unwrap();
     slots
         .reserve(&id("a"), &Demand::default(), early, NOW)
         .unwrap();
