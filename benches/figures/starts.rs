@@ -6,7 +6,7 @@ use std::{fs, time::Instant};
 use crate::{
     report::Figure,
     stage::{ms, quiet_world},
-    world::{Spec, World},
+    world::{SOON, Spec, World},
 };
 
 /// Rentals beside which memory is read.
@@ -46,7 +46,8 @@ async fn come_back(world: &mut World, starts: usize) -> Vec<f64> {
     for _ in 0..starts {
         world.kill_agent();
         let begin = Instant::now();
-        world.up().await;
+        world.start_agent();
+        world.wait_synced(SOON).await;
         samples.push(ms(begin.elapsed()));
     }
     samples

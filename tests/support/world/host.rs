@@ -159,8 +159,18 @@ impl World {
         self.wait_up(SOON).await
     }
 
-    /// Waits until the agent that was started last has sent its whole state and sees the engine.
+    /// Waits until the agent that was started last has sent its whole state and sees the engine, and its
+    /// GPUs where it has some.
     pub(crate) async fn wait_up(&mut self, limit: Duration) -> AgentView {
+        let view = self.wait_synced(limit).await;
+        if self.env.contains_key("RENTAL_AGENT__GPU__NVML_LIBRARY") {
+            self.wait_gpus().await;
+        }
+        view
+    }
+
+    /// The same without the GPUs.
+    pub(crate) async fn wait_synced(&mut self, limit: Duration) -> AgentView {
         let before = self.last_epoch.clone();
         let is_up = |view: &AgentView| {
             let hello = view.hello.as_ref();
@@ -174,9 +184,6 @@ impl World {
             .await;
         let view = up.unwrap();
         self.last_epoch = view.hello.as_ref().map(|hello| hello.agent.epoch.clone());
-        if self.env.contains_key("RENTAL_AGENT__GPU__NVML_LIBRARY") {
-            self.wait_gpus().await;
-        }
         view
     }
 
