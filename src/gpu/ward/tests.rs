@@ -119,6 +119,59 @@ fn one_that_has_to_be_wiped_is_clean_after_that() {
 }
 
 #[test]
+fn what_happened_while_the_driver_was_silent_nobody_saw() {
+    let mut bed = Bed::new(false);
+    bed.look(vec![reading(0)]);
+    let silent = Gpu {
+        health: Health::Unknown,
+        ..gpu(0)
+    };
+    bed.pass(10);
+    bed.ward.list(&[silent], bed.now);
+    bed.pass(10);
+    bed.ward.list(&[gpu(0)], bed.now);
+    assert!(matches!(bed.withheld(), Some(Withheld::Unclean(_))));
+    bed.look(vec![reading(0)]);
+    assert_eq!(bed.withheld(), None);
+}
+
+#[test]
+fn a_driver_that_stops_telling_shows_nobody_gone() {
+    let mut bed = Bed::new(false);
+    bed.look(vec![reading(0)]);
+    bed.pass(5);
+    bed.look(vec![Reading::of(uuid(0))]);
+    assert!(matches!(bed.withheld(), Some(Withheld::Unclean(_))));
+}
+
+#[test]
+fn what_soils_a_gpu_during_its_wipe_makes_it_dirty_after_it() {
+    let mut bed = Bed::new(true);
+    assert_eq!(bed.look(vec![reading(0)]), [uuid(0)]);
+    bed.pass(1);
+    bed.ward.soil(&uuid(0), bed.now);
+    assert!(bed.look(vec![reading(0)]).is_empty(), "one wipe at a time");
+    bed.ward.wiped(&uuid(0), done(), bed.now);
+    assert!(matches!(bed.withheld(), Some(Withheld::Unclean(_))));
+}
+
+#[test]
+fn a_partitioned_gpu_is_given_to_nobody() {
+    let mut bed = Bed::new(false);
+    let mig = crate::protocol::record::Mig {
+        enabled: true,
+        devices: Vec::new(),
+    };
+    let partitioned = Gpu {
+        mig: Some(mig),
+        ..gpu(0)
+    };
+    bed.ward.list(&[partitioned], bed.now);
+    bed.look(vec![reading(0)]);
+    assert_eq!(bed.withheld(), Some(Withheld::Partitioned));
+}
+
+#[test]
 fn where_no_wipe_is_possible_an_idle_gpu_is_given_all_the_same() {
     let mut bed = Bed::new(true);
     bed.look(vec![reading(0)]);
